@@ -1,0 +1,1 @@
+"""The SMTP policy proxy: asyncio Protocols around `core.smtp`."""

@@ -1,0 +1,1 @@
+"""The only SQL: schema, migrations, one writer thread, the account directory, the counters."""
