@@ -1,0 +1,1 @@
+"""Benchmarks against real peers: `ops/bench NAME`. Standard library and rich only."""

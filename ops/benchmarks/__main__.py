@@ -1,0 +1,82 @@
+"""The command line behind `ops/bench`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from . import relay, report
+from .peers import PEERS
+from .procs import StartFailed
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDTH = 110
+
+
+def _peers(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    if unknown := sorted(names - set(relay.PEER_IDS)):
+        raise argparse.ArgumentTypeError(
+            f"no such peer: {', '.join(unknown)} (known: {', '.join(relay.PEER_IDS)})"
+        )
+    return names
+
+
+def _rounds(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 99:
+        raise argparse.ArgumentTypeError("a number from 1 to 99")
+    return int(text)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="ops/bench", description="Measure against real peers, on this machine, in one run."
+    )
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    one = names.add_parser(
+        "relay", help="the SMTP relay against HAProxy, nginx, Haraka, aiosmtpd and Postfix"
+    )
+    one.add_argument("--json", action="store_true", help="one JSON object on stdout, progress on stderr")
+    one.add_argument(
+        "--quick", action="store_true", help="shorter runs: under three minutes, rougher figures"
+    )
+    one.add_argument("--rounds", type=_rounds, default=3, metavar="N", help="interleaved rounds (default 3)")
+    one.add_argument(
+        "--only", type=_peers, default=frozenset(relay.PEER_IDS), metavar="PEER,...",
+        help=f"only these: {', '.join(relay.PEER_IDS)}",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def main() -> int:
+    """0 when every bar is met, 1 when one is not, 3 when not even the sink could start, 130 when
+    interrupted."""
+    arguments = _arguments()
+    progress = Console(stderr=True, highlight=False)
+    plan = relay.Plan.quick(arguments.rounds) if arguments.quick else relay.Plan(arguments.rounds)
+
+    def say(text: str) -> None:
+        progress.print(text, style="dim", markup=False)
+
+    try:
+        results, pinned = relay.run(ROOT, plan, arguments.only, say)
+    except StartFailed as error:
+        progress.print(str(error), style="red", markup=False)
+        return 3
+    except KeyboardInterrupt:
+        progress.print("interrupted; everything started was ended", style="red")
+        return 130
+    about = report.machine(pinned)
+    shown = {peer.id: peer.title for peer in PEERS if peer.id in arguments.only}
+    if arguments.json:
+        print(report.as_json(results, tuple(shown), about))
+    else:
+        # Into a file or a pipe the tables keep their width; a terminal has its own.
+        console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH)
+        report.show(console, results, shown, about)
+    return 0 if all(bar["met"] for bar in report.judged(results)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

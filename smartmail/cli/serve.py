@@ -1,0 +1,305 @@
+"""`smartmail serve`: run the relay. The wiring list; what each part does is in the part."""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from prometheus_client import CollectorRegistry, start_http_server
+
+from smartmail import __version__, events
+from smartmail.cli.common import CliError, ExitCode, config_path
+from smartmail.config import Config, ConfigError, load
+from smartmail.intake import maildrop
+from smartmail.metrics import RelayMetrics
+from smartmail.relay.assemble import backend_of, caps_of, listeners_of, route_of, rules_of
+from smartmail.relay.server import Relay
+from smartmail.relay.services import Clock, Services
+from smartmail.relay.tls import ServerTls, TlsError, self_made
+from smartmail.relay.upstream import Pool, UpstreamError
+from smartmail.store.counters import MemoryCounters, SnapshotError, encode
+from smartmail.store.directory import Directory, DirectoryWatch
+from smartmail.store.migrations import ensure
+from smartmail.store.saved import stored_counters
+from smartmail.store.writer import EventWriter
+
+SNAPSHOT_SECONDS = 10
+"""Between two snapshots of the counters: what a kill -9 can lose of them."""
+FLUSH_SECONDS = 10
+
+app = typer.Typer(add_completion=False)
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    ctx: typer.Context,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Make a sample account and say on the screen what to try.")
+    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="As --embedded, and play a short scene.")] = False,
+) -> None:
+    """Run the relay until SIGTERM. SIGHUP reads the configuration and the certificate again."""
+    path = config_path(ctx)
+    config = load(path)
+    try:
+        raise SystemExit(uvloop.run(Process(config, path).run(guide=embedded or demo, demo=demo)))
+    except TlsError as error:
+        raise CliError(str(error), where="tls", code=ExitCode.USAGE) from None
+
+
+class Process:
+    """One running relay and what it stands on."""
+
+    def __init__(self, config: Config, path: Path | None) -> None:
+        self.config = config
+        self.path = path
+        self.url = config.database_url
+        self._name = str(path or "embedded default")
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, *, guide: bool, demo: bool) -> int:
+        """Start everything, wait for the signal to stop, drain. Returns the exit code."""
+        config = self.config
+        log = events.configure(style=config.log.format, level=config.log.level)
+        events.started(version=__version__, config=self._name, pid=os.getpid())
+        config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(ensure, self.url)
+        tls = ServerTls.load(*self._certificate_files())
+        loop = asyncio.get_running_loop()
+
+        drop = await self._start_maildrop()
+        writer = EventWriter(self.url)
+        writer.start()
+        watch = DirectoryWatch(self.url, self._directory_changed, self._directory_failed, loop)
+        watch.start()
+        counters = self._counters()
+        metrics = RelayMetrics(CollectorRegistry())
+        pool = self._pool(config, drop)
+        self.services = Services(
+            rules=rules_of(config),
+            directory=watch.current,
+            counters=counters.counters,
+            known=counters.known,
+            pool=pool,
+            backend=backend_of(config, lambda login: self.services.directory.by_login(login)),
+            metrics=metrics,
+            put_row=writer.put,
+            clock=Clock(),
+        )
+        self.relay = Relay(self.services, listeners_of(config, tls.context), caps_of(config))
+        self.tls, self._drop = tls, drop
+        self._watch_parts(metrics, writer, counters)
+        server = self._serve_metrics(metrics)
+        await self._greet_upstream(pool)
+        await self.relay.open()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        self._spawn(self._keep_counters(counters, writer))
+        events.ready(listeners=len(self.relay.listeners))
+        if guide:
+            from smartmail.cli.guide import show
+
+            self._spawn(show(self, demo=demo))
+        await self._stop.wait()
+
+        events.draining(
+            sessions=self.relay.sessions, transactions=self.relay.busy, seconds=config.server.drain_seconds
+        )
+        cut = await self.relay.drain(config.server.drain_seconds)
+        for task in tuple(self._tasks):
+            task.cancel()
+        watch.stop()
+        self.services.backend.close()
+        writer.store_counters(counters.snapshot())
+        if not await asyncio.to_thread(writer.stop, FLUSH_SECONDS):
+            events.event_rows_dropped(count=writer.backlog)
+        if drop is not None:
+            await drop.close()
+        if server is not None:
+            server.shutdown()
+        events.stopped(cut=cut)
+        log.close()
+        return ExitCode.OK
+
+    # parts
+
+    def _certificate_files(self) -> tuple[Path, Path]:
+        tls, server = self.config.tls, self.config.server
+        if tls.certificate is not None and tls.key is not None:
+            return tls.certificate, tls.key
+        return self_made(server.data_dir, server.hostname)
+
+    async def _start_maildrop(self) -> maildrop.MaildropServer | None:
+        config = self.config
+        if config.upstream.address:
+            return None
+        host, port = config.maildrop.endpoint
+        return await maildrop.start(config.maildrop_directory, host, port, config.maildrop.max_message_size)
+
+    def _pool(self, config: Config, drop: maildrop.MaildropServer | None) -> Pool:
+        pool = Pool(route_of(config, drop.address if drop else None), asyncio.get_running_loop())
+        name = pool.route.name
+
+        def changed(reachable: bool, why: str) -> None:
+            if reachable:
+                events.upstream_up(address=name)
+            else:
+                events.upstream_down(address=name, reason=why)
+
+        pool.on_change = changed
+        return pool
+
+    def _counters(self) -> MemoryCounters:
+        counters = MemoryCounters()
+        data = stored_counters(self.url)
+        if data is not None:
+            try:
+                counters.restore(data, Clock().now_ns())
+            except SnapshotError as error:
+                events.store_trouble(error=str(error))
+        return counters
+
+    def _serve_metrics(self, metrics: RelayMetrics):  # type: ignore[no-untyped-def]
+        endpoint = self.config.metrics.endpoint
+        if endpoint is None:
+            return None
+        try:
+            server, _ = start_http_server(endpoint.port, endpoint.host, registry=metrics.registry)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"metrics.address {endpoint}") from error
+        self.metrics_port = int(server.server_port)
+        return server
+
+    async def _greet_upstream(self, pool: Pool) -> None:
+        """Learn what the upstream offers; it may be away now, and is tried again with each mail."""
+        try:
+            pool.give_back(await pool.connect())
+        except UpstreamError:
+            return
+        events.upstream_capabilities(
+            address=pool.route.name, capabilities=sorted(pool.capabilities.keywords)
+        )
+
+    def _watch_parts(self, metrics: RelayMetrics, writer: EventWriter, counters: MemoryCounters) -> None:
+        services = self.services
+        metrics.reload_ok.set(1)
+        metrics.watch(
+            (
+                (
+                    "smartmail_upstream_connections",
+                    "Connections to the upstream.",
+                    lambda: services.pool.size[0],
+                ),
+                ("smartmail_upstream_connections_idle", "Those not in use.", lambda: services.pool.size[1]),
+                (
+                    "smartmail_upstream_reachable",
+                    "1 if the last attempt to connect went well, else 0.",
+                    lambda: 1.0 if services.pool.reachable else 0.0,
+                ),
+                ("smartmail_limit_keys", "Counters kept for limits.", lambda: counters.counters.keys),
+                (
+                    "smartmail_limit_reservations_open",
+                    "Reservations not yet ended.",
+                    lambda: counters.counters.open,
+                ),
+                ("smartmail_event_rows_waiting", "Event rows not yet committed.", lambda: writer.backlog),
+                (
+                    "smartmail_directory_accounts",
+                    "Accounts in the directory in force.",
+                    lambda: len(services.directory.accounts),
+                ),
+            )
+        )
+        metrics.watch_counters(
+            (
+                ("smartmail_upstream_connections_opened", "Connections made.", lambda: services.pool.opened),
+                (
+                    "smartmail_upstream_connections_reused",
+                    "Idle ones taken again.",
+                    lambda: services.pool.reused,
+                ),
+                (
+                    "smartmail_upstream_connections_failed",
+                    "Attempts that failed.",
+                    lambda: services.pool.failed,
+                ),
+                ("smartmail_event_rows_committed", "Event rows in the database.", lambda: writer.committed),
+                (
+                    "smartmail_event_rows_dropped",
+                    "Event rows lost to a full backlog.",
+                    lambda: writer.dropped,
+                ),
+                (
+                    "smartmail_event_batches_failed",
+                    "Commits that had to be tried again.",
+                    lambda: writer.failed_batches,
+                ),
+            )
+        )
+
+    # while it runs
+
+    def _directory_changed(self, directory: Directory, changed: frozenset[int]) -> None:
+        self.relay.directory_changed(directory, changed)
+
+    def _directory_failed(self, error: Exception) -> None:
+        self.services.metrics.directory_errors.inc()
+        events.store_trouble(error=str(error))
+
+    async def _keep_counters(self, counters: MemoryCounters, writer: EventWriter) -> None:
+        while True:
+            await asyncio.sleep(SNAPSHOT_SECONDS)
+            writer.store_counters(await asyncio.to_thread(encode, counters.rows()))
+
+    def reload(self) -> None:
+        """Read configuration and certificate again; what cannot be used is refused and the old stays in force."""
+        metrics = self.services.metrics
+        try:
+            config = load(self.path)
+            fixed = _needs_restart(self.config, config)
+            if fixed:
+                raise CliError(f"{', '.join(fixed)} cannot change while the relay runs", remedy="restart it")
+            self.tls.reload(*self._certificate_files())
+            route = route_of(config, self._drop.address if self._drop else None)
+        except (ConfigError, TlsError, CliError, OSError) as error:
+            metrics.reloads.labels("refused").inc()
+            metrics.reload_ok.set(0)
+            events.config_refused(config=self._name, problems=str(error).splitlines())
+            return
+        self.config = config
+        for listener in self.relay.listeners:
+            if listener.tls is not None:
+                listener.tls = self.tls.context
+        if replace(route, tls=None) != replace(self.services.pool.route, tls=None):
+            old, self.services.pool = self.services.pool, self._pool(config, self._drop)
+            old.retire()
+        self.services.rules = rules_of(config)
+        self.relay.caps = caps_of(config)
+        self.relay.rules_changed()
+        metrics.reloads.labels("done").inc()
+        metrics.reload_ok.set(1)
+        events.config_reloaded(config=self._name)
+
+    def stop(self) -> None:
+        """As SIGTERM does."""
+        self._stop.set()
+
+    def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _needs_restart(old: Config, new: Config) -> list[str]:
+    """The sections that a running process cannot change."""
+    fixed = ("listener", "auth", "maildrop", "store", "metrics", "log", "content")
+    changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
+    if (old.server.hostname, old.server.data_dir) != (new.server.hostname, new.server.data_dir):
+        changed.append("server.hostname or server.data_dir")
+    return changed

@@ -1,0 +1,86 @@
+"""Which limits a recipient draws on: the limits of a plan and of the operator -> charges with their keys.
+
+A message is charged once, with its first recipient; a recipient each time. What does not depend on the recipient is
+worked out once per identity, since a session sends many.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from smartmail.core.limits import Charge, Limit, Mode, Scope, Unit
+from smartmail.core.standing import Account
+
+_PREFIX: Final = {
+    Scope.ACCOUNT: "a",
+    Scope.CUSTOMER: "c",
+    Scope.DOMAIN: "d",
+    Scope.CLIENT: "i",
+    Scope.RECIPIENT_DOMAIN: "r",
+}
+
+
+def key_of(scope: Scope, subject: str | int) -> str:
+    """The counter key of a subject: an account or customer id, a domain, a client network."""
+    return f"{_PREFIX[scope]}:{subject}"
+
+
+class Budget:
+    """The charges of one identity: an account, or a client network that needs no account."""
+
+    __slots__ = ("_by_domain", "_bytes", "_first_time", "_message", "_recipient")
+
+    def __init__(self, limits: Iterable[Limit], account: Account | None, network: str) -> None:
+        subjects: dict[Scope, str | int] = {Scope.CLIENT: network}
+        if account is not None:
+            subjects[Scope.ACCOUNT] = account.id
+            subjects[Scope.CUSTOMER] = account.customer
+            subjects[Scope.DOMAIN] = account.domain
+        live = [limit for limit in limits if limit.mode is not Mode.OFF]
+        keyed = [
+            (limit, key_of(limit.scope, subjects[limit.scope])) for limit in live if limit.scope in subjects
+        ]
+        self._message = tuple(Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.MESSAGES)
+        self._recipient = tuple(
+            Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.RECIPIENTS
+        )
+        self._bytes = tuple((limit, key) for limit, key in keyed if limit.unit is Unit.BYTES)
+        self._first_time = tuple(
+            Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.FIRST_TIME
+        )
+        self._by_domain = tuple(limit for limit in live if limit.scope is Scope.RECIPIENT_DOMAIN)
+
+    @property
+    def counts_first_time(self) -> bool:
+        """Does any limit ask whether a recipient is a new one?"""
+        return bool(self._first_time)
+
+    def opening(self, domain: str, size: int, is_new: Callable[[], bool]) -> tuple[Charge, ...]:
+        """The charges of a message's first recipient. size: as declared (RFC 1870), 0 if it was not; corrected when
+        the message has passed. is_new: asked only if a limit needs it."""
+        charges = self._message + self._recipient
+        if self._bytes:
+            charges += tuple(Charge(limit, key, size) for limit, key in self._bytes)
+        return charges + self._of_recipient(domain, is_new, first_there=True, size=size)
+
+    def further(self, domain: str, is_new: Callable[[], bool], *, first_there: bool) -> tuple[Charge, ...]:
+        """The charges of each recipient after the first. first_there: the message's first one in that domain."""
+        return self._recipient + self._of_recipient(domain, is_new, first_there=first_there, size=0)
+
+    def _of_recipient(
+        self, domain: str, is_new: Callable[[], bool], *, first_there: bool, size: int
+    ) -> tuple[Charge, ...]:
+        charges: tuple[Charge, ...] = ()
+        if self._first_time and is_new():
+            charges = self._first_time
+        if self._by_domain:
+            key = key_of(Scope.RECIPIENT_DOMAIN, domain)
+            amounts = {
+                Unit.MESSAGES: int(first_there),
+                Unit.RECIPIENTS: 1,
+                Unit.BYTES: size,
+                Unit.FIRST_TIME: 0,
+            }
+            charges += tuple(
+                Charge(limit, key, amounts[limit.unit]) for limit in self._by_domain if amounts[limit.unit]
+            )
+        return charges

@@ -1,0 +1,690 @@
+"""The server side of an SMTP conversation: bytes in -> events out, answers in -> bytes out. No I/O.
+
+Everything that affects the state of a conversation lives in this file, and every move is a row of STEPS.
+
+The edge drives it so:
+
+    session.receive(octets)
+    while (event := session.next_event()) is not None:
+        ...                               # does what the event says; answers now or later
+    transport.write(session.output())
+
+An event of a command (Hello, MailFrom, ...) makes the session wait: it gives no further event until the edge has called
+the answering method that the event names. Octets that arrive meanwhile are kept; the edge stops reading when `backlog`
+grows. RFC 5321; 3207 (STARTTLS); 4954 (AUTH); 3030 (CHUNKING); 2920 (PIPELINING); 9422 (LIMITS).
+"""
+
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Final
+
+from smartmail.core import smtp_replies as say
+from smartmail.core.address import AddressError, parse_path
+from smartmail.core.content import ChunkScanner, DataScanner
+from smartmail.core.esmtp import ParameterError, parse_mail_parameters, parse_rcpt_parameters
+from smartmail.core.reply import Reply
+from smartmail.core.smtp_events import (
+    AuthResponse,
+    AuthStart,
+    ChunkAsked,
+    Content,
+    ContentRefused,
+    DataAsked,
+    Event,
+    Hello,
+    MailFrom,
+    Offer,
+    Quit,
+    RcptTo,
+    Refused,
+    StartTls,
+    Terms,
+    TransactionReset,
+)
+
+MAX_COMMAND_LINE: Final = 4096
+"""Octets of a command line, CRLF included. RFC 5321 4.5.3.1.4 asks for 512, and each extension adds to it: SMTPUTF8
+10+, DSN ENVID 100+ and ORCPT 500, AUTH= 500."""
+MAX_AUTH_LINE: Final = 12288
+"""Octets of an AUTH line, base64 included: RFC 4954 section 4."""
+MAX_CHUNK: Final = 1 << 40
+"""A BDAT size beyond this is no size."""
+
+
+class State(Enum):
+    """Where the conversation is."""
+
+    HELLO = "hello"  # nobody has said EHLO yet, or TLS has just started
+    READY = "ready"
+    ENVELOPE = "envelope"  # MAIL accepted
+    ADDRESSED = "addressed"  # and at least one RCPT
+    CHUNKS = "chunks"  # between two BDAT chunks
+    AUTHENTICATING = "authenticating"
+    CONTENT = "content"  # DATA octets
+    CHUNK = "chunk"  # octets of one BDAT chunk
+    CLOSED = "closed"
+
+
+class Verb(Enum):
+    """The commands."""
+
+    HELO = "HELO"
+    EHLO = "EHLO"
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    BDAT = "BDAT"
+    RSET = "RSET"
+    NOOP = "NOOP"
+    VRFY = "VRFY"
+    HELP = "HELP"
+    QUIT = "QUIT"
+
+
+_ANYWHERE: Final = {verb: None for verb in (Verb.NOOP, Verb.VRFY, Verb.HELP, Verb.QUIT)}
+
+STEPS: Final[Mapping[State, Mapping[Verb, State | None]]] = {
+    # state, then: verb -> state after a positive answer; None: stays where it is. A verb that is missing is out of
+    # order there (503). After a negative answer the state stays, but for DATA and BDAT: their transaction is over.
+    State.HELLO: {
+        **_ANYWHERE,
+        Verb.HELO: State.READY,
+        Verb.EHLO: State.READY,
+        Verb.RSET: None,
+    },
+    State.READY: {
+        **_ANYWHERE,
+        Verb.HELO: State.READY,
+        Verb.EHLO: State.READY,
+        Verb.STARTTLS: State.HELLO,
+        Verb.AUTH: State.READY,
+        Verb.MAIL: State.ENVELOPE,
+        Verb.RSET: State.READY,
+    },
+    State.ENVELOPE: {
+        **_ANYWHERE,
+        Verb.HELO: State.READY,
+        Verb.EHLO: State.READY,
+        Verb.RCPT: State.ADDRESSED,
+        Verb.RSET: State.READY,
+    },
+    State.ADDRESSED: {
+        **_ANYWHERE,
+        Verb.HELO: State.READY,
+        Verb.EHLO: State.READY,
+        Verb.RCPT: State.ADDRESSED,
+        Verb.DATA: State.CONTENT,
+        Verb.BDAT: State.CHUNK,
+        Verb.RSET: State.READY,
+    },
+    State.CHUNKS: {
+        **_ANYWHERE,
+        Verb.HELO: State.READY,
+        Verb.EHLO: State.READY,
+        Verb.BDAT: State.CHUNK,
+        Verb.RSET: State.READY,
+    },
+}
+
+IN_TRANSACTION: Final = frozenset({State.ENVELOPE, State.ADDRESSED, State.CHUNKS})
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_MUST_END_GROUP: Final = frozenset({Verb.EHLO, Verb.HELO, Verb.STARTTLS, Verb.DATA})
+
+
+class Session:
+    """One conversation. `tls` and `authenticated` are facts that the edge tells; the rest is told by the client."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunk_left",
+        "_chunks",
+        "_data",
+        "_discard",
+        "_early_until",
+        "_last",
+        "_noops",
+        "_out",
+        "_overlong",
+        "_passed",
+        "_return_to",
+        "_utf8",
+        "_verb",
+        "authenticated",
+        "errors",
+        "greeted",
+        "offer",
+        "state",
+        "terms",
+        "tls",
+        "waiting",
+    )
+
+    def __init__(self, terms: Terms, offer: Offer, *, tls: bool = False) -> None:
+        self.terms = terms
+        self.offer = offer
+        self.tls = tls
+        self.authenticated = False
+        self.greeted = False
+        self.state = State.HELLO
+        self.waiting = True
+        """True while an answer is due, at first the greeting."""
+        self.errors = 0
+        self._noops = 0
+        self._verb = Verb.NOOP
+        self._buffer = b""
+        self._out: list[bytes] = []
+        self._overlong = False
+        self._data: DataScanner | None = None
+        self._chunks: ChunkScanner | None = None
+        self._chunk_left = 0
+        self._last = False
+        self._return_to: State | None = None
+        self._utf8 = False
+        self._passed = 0
+        self._discard: Reply | None = None
+
+    # what the edge tells
+
+    def open(self, banner: Reply) -> None:
+        """Greet the client; a banner of 4xx or 5xx turns it away. Octets that are here already are early talk."""
+        if banner.code >= 400:
+            self.close(banner)
+        elif self._buffer:
+            self.close(say.EARLY_TALK)
+        else:
+            self._say(banner)
+            self.waiting = False
+
+    def receive(self, octets: bytes) -> None:
+        """Take octets from the client."""
+        self._buffer = self._buffer + octets if self._buffer else octets
+
+    def answer(self, answer: Reply) -> None:
+        """Answer the command that waits; the state moves as STEPS says."""
+        if self.state is State.CLOSED:
+            return
+        self._say(answer)
+        self.waiting = False
+        if self.state is State.AUTHENTICATING:
+            self.state = State.READY
+            self.authenticated = self.authenticated or answer.positive
+        elif self.state is State.CONTENT:
+            self._end_transaction()
+        elif self.state is State.CHUNK:
+            if answer.positive and not self._last:
+                self.state = State.CHUNKS
+            else:
+                self._end_transaction()
+        elif answer.positive:
+            self._move()
+        elif self._verb is Verb.DATA:
+            self._end_transaction()
+        if answer.code >= 500 and self._verb is Verb.AUTH:
+            self._count_error()
+
+    def greet(self, offer: Offer, *, extended: bool) -> None:
+        """Answer Hello with what is on offer now."""
+        if self.state is State.CLOSED:
+            return
+        self.offer = offer
+        host = self.terms.hostname
+        lines = (host, *offer.keywords) if extended else (host,)
+        self._say(Reply(250, lines))
+        self.waiting = False
+        self.greeted = True
+        self._move()
+
+    def challenge(self, octets: bytes) -> None:
+        """Answer AUTH with a further challenge (RFC 4954 section 4: 334 and base64)."""
+        if self.state is State.CLOSED:
+            return
+        self._out.append(b"334 " + binascii.b2a_base64(octets, newline=False) + b"\r\n")
+        self.waiting = False
+        self.state = State.AUTHENTICATING
+
+    def accept_data(self, go_ahead: Reply) -> bool:
+        """Pass the upstream's 354 on. False: the client talked early and is being closed; abort the upstream."""
+        if self._buffer:
+            self.close(say.EARLY_TALK)
+        if self.state is State.CLOSED:
+            return False
+        self._say(go_ahead)
+        self.waiting = False
+        self.state = State.CONTENT
+        self._passed = 0
+        self._data = DataScanner(normalising=self.terms.normalise)
+        return True
+
+    def discard(self, answer: Reply) -> None:
+        """The content has nowhere to go: swallow what is left of it, then say `answer`."""
+        if self._discard is None:
+            self._discard = answer
+
+    def tls_started(self) -> None:
+        """The handshake is done: all that was said before is forgotten (RFC 3207 section 4.2)."""
+        self.tls = True
+        self.greeted = False
+        self.authenticated = False
+        self.state = State.HELLO
+        self._buffer = b""
+        self.waiting = False
+
+    def close(self, farewell: Reply) -> None:
+        """Say `farewell` and nothing after it."""
+        if self.state is not State.CLOSED:
+            self._say(farewell)
+        self.state = State.CLOSED
+        self._buffer = b""
+        self.waiting = False
+
+    # what the edge asks
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more will be said: write the output and close."""
+        return self.state is State.CLOSED
+
+    @property
+    def at_boundary(self) -> bool:
+        """Between two commands: a 421 may be said here."""
+        return not self.waiting and self.state in STEPS
+
+    @property
+    def in_content(self) -> bool:
+        """Octets of a message are coming in."""
+        return self.state is State.CONTENT or self.state is State.CHUNK
+
+    @property
+    def backlog(self) -> int:
+        """Octets that are kept because an answer is due."""
+        return len(self._buffer)
+
+    def output(self) -> bytes:
+        """Take what is to be written to the client."""
+        out = self._out
+        if not out:
+            return b""
+        joined = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return joined
+
+    def next_event(self) -> Event | None:
+        """Return what the client did next; None: wait for octets, or for an answer."""
+        while self._buffer and not self.waiting:
+            state = self.state
+            if state is State.CONTENT:
+                event = self._content()
+            elif state is State.CHUNK:
+                event = self._chunk()
+            elif state is State.CLOSED:
+                self._buffer = b""
+                return None
+            else:
+                line = self._line()
+                if line is None:
+                    return self._overrun()
+                event = self._response(line) if state is State.AUTHENTICATING else self._command(line)
+            if event is not None:
+                return event
+        return None
+
+    # lines
+
+    def _line(self) -> bytes | None:
+        """Take one line off the buffer, CRLF removed; None: there is no whole one."""
+        buffer = self._buffer
+        end = buffer.find(b"\r\n")
+        if end < 0:
+            return None
+        self._buffer = buffer[end + 2 :]
+        return buffer[:end]
+
+    def _overrun(self) -> Event | None:
+        """There is no CRLF in the buffer: is that because the client sends something else?"""
+        buffer = self._buffer
+        bare_cr = buffer.find(b"\r")
+        if b"\n" in buffer or 0 <= bare_cr < len(buffer) - 1:
+            return self._refuse_and_close(say.BARE_LINE_END)
+        limit = MAX_AUTH_LINE if self._auth_line(buffer) else MAX_COMMAND_LINE
+        if len(buffer) > limit:
+            self._overlong = True
+            self._buffer = buffer[-1:] if buffer.endswith(b"\r") else b""
+        return None
+
+    def _auth_line(self, line: bytes) -> bool:
+        return self.state is State.AUTHENTICATING or line[:5].upper() == b"AUTH "
+
+    def _command(self, line: bytes) -> Event | None:
+        if self._overlong:
+            self._overlong = False
+            return self._refuse(say.LINE_TOO_LONG)
+        word, _, argument = line.partition(b" ")
+        entry = _COMMANDS.get(word) or _COMMANDS.get(word.upper())
+        limit = MAX_AUTH_LINE if entry is not None and entry[0] is Verb.AUTH else MAX_COMMAND_LINE
+        if len(line) + 2 > limit:
+            return self._refuse(say.LINE_TOO_LONG if limit == MAX_COMMAND_LINE else say.AUTH_LINE_TOO_LONG)
+        if control := _CONTROL.search(line):
+            if control[0] in b"\r\n":
+                return self._refuse_and_close(say.BARE_LINE_END)
+            return self._refuse(say.BAD_OCTETS)
+        if entry is None:
+            return self._refuse(say.UNKNOWN_COMMAND)
+        verb, handler = entry
+        if verb not in STEPS[self.state]:
+            return self._out_of_order(verb, argument)
+        if verb in _MUST_END_GROUP and self._buffer and (not self.greeted or verb in _NEEDS_SILENCE):
+            return self._refuse_and_close(say.EARLY_TALK)
+        self._verb = verb
+        return handler(self, argument)
+
+    def _out_of_order(self, verb: Verb, argument: bytes) -> Event | None:
+        if verb is Verb.BDAT and (size := _chunk_size(argument)) is not None:
+            # RFC 3030 section 2: the octets of a refused chunk come all the same
+            return self._swallow_chunk(
+                size[0], say.NEED_RCPT if self.state is State.ENVELOPE else say.NEED_MAIL
+            )
+        if self.state is State.HELLO:
+            return self._refuse(say.SAY_HELLO)
+        if verb is Verb.MAIL:
+            return self._refuse(say.NESTED_MAIL)
+        if verb is Verb.DATA and self.state is State.CHUNKS:
+            return self._refuse(say.MIXED_DATA)
+        if verb in (Verb.DATA, Verb.BDAT):
+            return self._refuse(say.NEED_RCPT if self.state is State.ENVELOPE else say.NEED_MAIL)
+        if verb is Verb.RCPT and self.state is State.READY:
+            return self._refuse(say.NEED_MAIL)
+        return self._refuse(say.OUT_OF_ORDER)
+
+    # commands
+
+    def _helo(self, argument: bytes) -> Event | None:
+        return self._hello(argument, extended=False)
+
+    def _ehlo(self, argument: bytes) -> Event | None:
+        return self._hello(argument, extended=True)
+
+    def _hello(self, argument: bytes, *, extended: bool) -> Event | None:
+        name = argument.strip()
+        if not name or b" " in name or len(name) > 255 or not name.isascii():
+            return self._refuse(say.BAD_HELLO)
+        self.waiting = True
+        return Hello(name.decode("ascii"), extended, self.state in IN_TRANSACTION)
+
+    def _starttls(self, argument: bytes) -> Event | None:
+        if self.tls:
+            return self._refuse(say.ALREADY_TLS)
+        if not self.offer.starttls:
+            return self._refuse(say.NOT_HERE)
+        if argument:
+            return self._refuse(say.NO_ARGUMENTS)
+        self._say(say.GO_AHEAD_TLS)
+        self.waiting = True
+        return StartTls()
+
+    def _auth(self, argument: bytes) -> Event | None:
+        offer = self.offer
+        if self.authenticated:
+            return self._refuse(say.ALREADY_AUTHENTICATED)
+        if not offer.mechanisms:
+            return self._refuse(say.TLS_FIRST if offer.auth_needs_tls else say.NOT_HERE)
+        mechanism, _, initial = argument.strip().partition(b" ")
+        name = mechanism.decode("ascii", "replace").upper()
+        if name not in offer.mechanisms:
+            return self._refuse(say.UNKNOWN_MECHANISM)
+        octets = None
+        if initial:
+            # RFC 4954 section 4: "=" is an initial response of no octets
+            octets = b"" if initial == b"=" else _from_base64(initial)
+            if octets is None:
+                return self._refuse(say.BAD_BASE64)
+        self.waiting = True
+        self.state = State.AUTHENTICATING
+        return AuthStart(name, octets)
+
+    def _response(self, line: bytes) -> Event | None:
+        """A line within an AUTH exchange."""
+        self._verb = Verb.AUTH
+        if self._overlong or len(line) + 2 > MAX_AUTH_LINE:
+            self._overlong = False
+            return self._cancel(say.AUTH_LINE_TOO_LONG)
+        if line == b"*":
+            return self._cancel(say.AUTH_CANCELLED)
+        octets = _from_base64(line)
+        if octets is None:
+            return self._cancel(say.BAD_BASE64)
+        self.waiting = True
+        return AuthResponse(octets)
+
+    def _cancel(self, refusal: Reply) -> Event:
+        self.state = State.READY
+        self._refuse(refusal)
+        return AuthResponse(None)
+
+    def _mail(self, argument: bytes) -> Event | None:
+        if argument[:5].upper() != b"FROM:":
+            return self._refuse(say.BAD_PATH)
+        try:
+            extensions = self.offer.extensions
+            utf8 = not argument.isascii() and b"SMTPUTF8" in argument.upper() and "SMTPUTF8" in extensions
+            sender, rest = parse_path(argument[5:], sender=True, utf8=utf8)
+            parameters = parse_mail_parameters(rest, extensions)
+        except (AddressError, ParameterError) as error:
+            return self._refuse(error.reply)
+        if parameters.size > self.terms.max_size:
+            return self._refuse(say.TOO_LARGE)
+        self.waiting = True
+        self._utf8 = parameters.utf8
+        return MailFrom(sender, parameters)
+
+    def _rcpt(self, argument: bytes) -> Event | None:
+        if argument[:3].upper() != b"TO:":
+            return self._refuse(say.BAD_PATH)
+        try:
+            extensions = self.offer.extensions
+            recipient, rest = parse_path(argument[3:], sender=False, utf8=self._utf8)
+            parameters = parse_rcpt_parameters(rest, extensions)
+        except (AddressError, ParameterError) as error:
+            return self._refuse(error.reply)
+        if recipient is None:
+            return self._refuse(say.BAD_PATH)
+        self.waiting = True
+        return RcptTo(recipient, parameters)
+
+    def _data_command(self, argument: bytes) -> Event | None:
+        if argument:
+            return self._refuse(say.NO_ARGUMENTS)
+        self.waiting = True
+        return DataAsked()
+
+    def _bdat(self, argument: bytes) -> Event | None:
+        size = _chunk_size(argument)
+        if size is None:
+            return self._refuse(say.BAD_CHUNK)
+        if not self.offer.chunking:
+            return self._swallow_chunk(size[0], say.NOT_HERE)
+        if self.state is not State.CHUNKS:
+            self._passed = 0
+            self._chunks = ChunkScanner()
+        self.state = State.CHUNK
+        self._chunk_left, self._last = size
+        if self._passed + self._chunk_left > self.terms.max_size:
+            self.discard(say.TOO_LARGE)
+            if not self._chunk_left:
+                return self._discarded()
+            return ContentRefused(say.TOO_LARGE)
+        self.waiting = not self._chunk_left
+        return ChunkAsked(*size)
+
+    def _swallow_chunk(self, size: int, refusal: Reply) -> Event | None:
+        """Refuse a chunk that has no place, but take its octets off the wire first."""
+        if not size:
+            return self._refuse(refusal)
+        self._chunk_left = size
+        self._return_to = self.state
+        self._discard = refusal
+        self.state = State.CHUNK
+        return None
+
+    def _rset(self, argument: bytes) -> Event | None:
+        if argument:
+            return self._refuse(say.NO_ARGUMENTS)
+        open_transaction = self.state in IN_TRANSACTION
+        self._say(say.OK)
+        self._move()
+        if open_transaction:
+            return TransactionReset()
+        return self._count_noop()
+
+    def _noop(self, argument: bytes) -> Event | None:
+        self._say(say.OK)
+        return self._count_noop()
+
+    def _vrfy(self, argument: bytes) -> Event | None:
+        self._say(say.CANNOT_VERIFY)
+        return self._count_noop()
+
+    def _help(self, argument: bytes) -> Event | None:
+        self._say(say.HELP_TEXT)
+        return self._count_noop()
+
+    def _quit(self, argument: bytes) -> Event | None:
+        if argument:
+            return self._refuse(say.NO_ARGUMENTS)
+        self.close(say.BYE)
+        return Quit()
+
+    # content
+
+    def _content(self) -> Event | None:
+        scanner = self._data
+        if scanner is None:
+            raise AssertionError("content without a scanner")
+        octets, following = scanner.feed(self._buffer)
+        if following > 0:
+            self._buffer = self._buffer[-following:]
+        else:
+            self._buffer = b""
+        end = following >= 0
+        self._passed += len(octets)
+        if self._discard is not None:
+            return self._discarded() if end else None
+        if scanner.fault is not None:
+            return self._break_off(say.CONTENT_FAULTS[scanner.fault], end=end)
+        if self._passed > self.terms.max_size + _ALLOWANCE:
+            return self._break_off(say.TOO_LARGE, end=end)
+        self.waiting = end
+        return Content(octets, end) if octets else None
+
+    def _chunk(self) -> Event | None:
+        taken = self._buffer[: self._chunk_left]
+        self._buffer = self._buffer[len(taken) :]
+        self._chunk_left -= len(taken)
+        self._passed += len(taken)
+        end = not self._chunk_left
+        if self._discard is not None:
+            return self._discarded() if end else None
+        scanner = self._chunks
+        if scanner is None:
+            raise AssertionError("a chunk without a scanner")
+        scanner.feed(taken, ends_message=end and self._last)
+        if scanner.fault is not None:
+            return self._break_off(say.CONTENT_FAULTS[scanner.fault], end=end)
+        self.waiting = end
+        return Content(taken, end)
+
+    def _break_off(self, refusal: Reply, *, end: bool) -> Event:
+        """No more of this content may pass; `refusal` is said now, if this was the end, or at the end."""
+        self._discard = refusal
+        if end:
+            self._discarded()
+        return ContentRefused(refusal)
+
+    def _discarded(self) -> Event | None:
+        """All of the content has been swallowed: say what was to be said."""
+        answer, self._discard = self._discard, None
+        if answer is None:
+            raise AssertionError("nothing was to be discarded")
+        if self._return_to is not None:
+            self.state, self._return_to = self._return_to, None
+            return self._refuse(answer)
+        self._end_transaction()
+        self._say(answer)
+        return None
+
+    # endings
+
+    def _end_transaction(self) -> None:
+        self.state = State.READY if self.greeted else State.HELLO
+        self._data = None
+        self._chunks = None
+        self._chunk_left = 0
+        self._discard = None
+        self._noops = 0
+
+    def _move(self) -> None:
+        step = STEPS[self.state][self._verb]
+        if step is not None:
+            self.state = step
+
+    def _say(self, answer: Reply) -> None:
+        self._out.append(answer.render())
+
+    def _refuse(self, refusal: Reply) -> Event:
+        self._say(refusal)
+        return self._count_error() or Refused(refusal, closing=False)
+
+    def _refuse_and_close(self, refusal: Reply) -> Event:
+        self.close(refusal)
+        return Refused(refusal, closing=True)
+
+    def _count_error(self) -> Event | None:
+        self.errors += 1
+        if self.errors < self.terms.max_errors:
+            return None
+        return self._refuse_and_close(say.TOO_MANY_ERRORS)
+
+    def _count_noop(self) -> Event | None:
+        self._noops += 1
+        if self._noops <= self.terms.max_noops:
+            return None
+        return self._refuse_and_close(say.TOO_MANY_NOOPS)
+
+
+_ALLOWANCE: Final = 1024
+"""Octets by which DATA may pass the size limit: dot-stuffing is no part of a message's size (RFC 1870 section 3)."""
+_NEEDS_SILENCE: Final = frozenset({Verb.STARTTLS, Verb.DATA})
+
+_COMMANDS: Final[Mapping[bytes, tuple[Verb, Callable[[Session, bytes], Event | None]]]] = {
+    b"HELO": (Verb.HELO, Session._helo),
+    b"EHLO": (Verb.EHLO, Session._ehlo),
+    b"STARTTLS": (Verb.STARTTLS, Session._starttls),
+    b"AUTH": (Verb.AUTH, Session._auth),
+    b"MAIL": (Verb.MAIL, Session._mail),
+    b"RCPT": (Verb.RCPT, Session._rcpt),
+    b"DATA": (Verb.DATA, Session._data_command),
+    b"BDAT": (Verb.BDAT, Session._bdat),
+    b"RSET": (Verb.RSET, Session._rset),
+    b"NOOP": (Verb.NOOP, Session._noop),
+    b"VRFY": (Verb.VRFY, Session._vrfy),
+    b"HELP": (Verb.HELP, Session._help),
+    b"QUIT": (Verb.QUIT, Session._quit),
+}
+
+
+def _from_base64(text: bytes) -> bytes | None:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error:
+        return None
+
+
+def _chunk_size(argument: bytes) -> tuple[int, bool] | None:
+    """Read "size [LAST]" (RFC 3030 section 2)."""
+    size, _, last = argument.strip().partition(b" ")
+    if not size.isdigit() or len(size) > 13 or last.strip().upper() not in (b"", b"LAST"):
+        return None
+    return (int(size), bool(last.strip())) if int(size) <= MAX_CHUNK else None

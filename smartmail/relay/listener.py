@@ -1,0 +1,267 @@
+"""A door that clients connect to: what it offers, to whom it is open, and how its sockets are accepted."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from smartmail.config import ListenerConfig, TcpAddress
+from smartmail.config.values import Network
+from smartmail.core.policy import Door
+from smartmail.core.proxy import ProxyError, ProxyHeader, ProxyParser
+from smartmail.core.reply import Reply, reply
+from smartmail.core.smtp import Session
+from smartmail.core.smtp_events import Offer, Terms
+from smartmail.relay.services import Rules, Services
+from smartmail.relay.upstream import Capabilities
+
+PROXY_HEADER_SECONDS: Final = 10
+PROXY_HEADER_SIZE: Final = 4096
+_BOTH_SIDES: Final = ("8BITMIME", "SMTPUTF8", "DSN", "CHUNKING")
+"""Extensions that change what the upstream is told: offered only where it offers them."""
+NOTHING: Final = Offer()
+
+Peer = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Listener:
+    """One listener of the configuration, in force. `tls` holds the certificate in use now."""
+
+    config: ListenerConfig
+    terms: Terms
+    tls: ssl.SSLContext | None
+    greeting_delay: float = 0.0
+    sockets: list[socket.socket] = field(default_factory=list)
+    _offers: dict[tuple[bool, bool], tuple[Capabilities, tuple[str, ...], Offer]] = field(
+        default_factory=dict
+    )
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _server: asyncio.Server | None = None
+    _doors: dict[tuple[bool, Rules], Door] = field(default_factory=dict)
+
+    no_offer = NOTHING
+    closed_door = Door(needs_login=True)
+
+    @property
+    def name(self) -> str:
+        """As metrics and logs know it."""
+        return self.config.name
+
+    @property
+    def submission(self) -> bool:
+        """Does this door ask for a login?"""
+        return self.config.role == "submission"
+
+    @property
+    def banner(self) -> Reply:
+        """The 220 greeting."""
+        return reply(220, "", f"{self.terms.hostname} ESMTP Smart Mail")
+
+    def door_for(self, address: str, rules: Rules) -> Door:
+        """What this listener asks of a client from `address`."""
+        trusted = not self.submission and _within(address, self.config.trusted_networks)
+        door = self._doors.get((trusted, rules))
+        if door is None:
+            self._doors.clear()
+            door = self._doors[trusted, rules] = Door(
+                needs_login=self.submission,
+                trusted=trusted,
+                accepts_incoming=self.config.accept_incoming,
+                sender_must_be_owned=rules.must_own_sender,
+                allows_null_sender=rules.allow_null_sender,
+            )
+        return door
+
+    def local_address(self, transport: asyncio.BaseTransport) -> Peer:
+        """Where the client connected to, for XCLIENT's DESTADDR and DESTPORT."""
+        found = transport.get_extra_info("sockname")
+        return (found[0], found[1]) if found else ("", 0)
+
+    def offer(self, session: Session, services: Services) -> Offer:
+        """What EHLO says now. Made anew only when the upstream's capabilities or the mechanisms change."""
+        mechanisms: tuple[str, ...] = ()
+        if self.submission and not session.authenticated:
+            mechanisms = services.backend.offered(secured=session.tls or self.config.tls == "none")
+        capabilities = services.pool.capabilities
+        key = (session.tls, session.authenticated)
+        cached = self._offers.get(key)
+        if cached is not None and cached[0] is capabilities and cached[1] == mechanisms:
+            return cached[2]
+        offer = self._make_offer(session, services, mechanisms)
+        self._offers[key] = (capabilities, mechanisms, offer)
+        return offer
+
+    def _make_offer(self, session: Session, services: Services, mechanisms: tuple[str, ...]) -> Offer:
+        capabilities, pool = services.pool.capabilities, services.pool
+        shared = [keyword for keyword in _BOTH_SIDES if keyword in capabilities]
+        if pool.route.lmtp and "CHUNKING" in shared:
+            shared.remove("CHUNKING")
+        if session.tls and "REQUIRETLS" in capabilities:
+            shared.append("REQUIRETLS")
+        size = self.terms.max_size
+        if capabilities.max_size:
+            size = min(size, capabilities.max_size)
+        starttls = self.config.tls == "starttls" and not session.tls and self.tls is not None
+        recipients = 1 if pool.route.lmtp else services.rules.max_recipients
+        keywords = ["PIPELINING", f"SIZE {size}", "ENHANCEDSTATUSCODES", *shared]
+        keywords.append(f"LIMITS RCPTMAX={recipients}")
+        if starttls:
+            keywords.append("STARTTLS")
+        if mechanisms:
+            keywords.append("AUTH " + " ".join(mechanisms))
+        understood = {*shared, "SIZE"}
+        if self.submission:
+            understood.add("AUTH")  # MAIL AUTH= (RFC 4954 section 5) is read, and never passed on
+        return Offer(
+            keywords=tuple(keywords),
+            extensions=frozenset(understood),
+            mechanisms=mechanisms,
+            starttls=starttls,
+            chunking="CHUNKING" in shared,
+            auth_needs_tls=self.submission and not mechanisms and starttls,
+        )
+
+    # sockets
+
+    async def open(
+        self, protocol: Callable[[Peer | None], asyncio.Protocol], on_fault: Callable[[str], None]
+    ) -> None:
+        """Bind and accept. Raises OSError: the port is taken, or may not be."""
+        loop = asyncio.get_running_loop()
+        endpoint = self.config.endpoint
+        context = self.tls if self.config.tls == "implicit" else None
+        if self.config.proxy_protocol_from:
+            sock = _bind(endpoint.host, endpoint.port)
+            self.sockets = [sock]
+            task = loop.create_task(self._accept_proxied(sock, context, protocol, on_fault))
+            self._tasks.add(task)
+            return
+        self._server = await loop.create_server(
+            lambda: protocol(None),
+            endpoint.host,
+            endpoint.port,
+            ssl=context,
+            backlog=1024,
+            ssl_handshake_timeout=30 if context else None,
+        )
+        self.sockets = list(self._server.sockets)
+
+    @property
+    def bound(self) -> str:
+        """Host and port in use, also where the configuration says port 0."""
+        return str(TcpAddress(*self.sockets[0].getsockname()[:2]))
+
+    def close(self) -> None:
+        """Stop accepting; sessions live on."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        if self.config.proxy_protocol_from:
+            for sock in self.sockets:
+                sock.close()
+
+    async def _accept_proxied(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext | None,
+        protocol: Callable[[Peer | None], asyncio.Protocol],
+        on_fault: Callable[[str], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, address = await loop.sock_accept(sock)
+            except OSError as error:
+                on_fault(f"accept: {error}")
+                await asyncio.sleep(0.1)
+                continue
+            client.setblocking(False)
+            task = loop.create_task(self._introduce(client, address, context, protocol))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _introduce(
+        self,
+        client: socket.socket,
+        address: tuple[str, int],
+        context: ssl.SSLContext | None,
+        protocol: Callable[[Peer | None], asyncio.Protocol],
+    ) -> None:
+        """Read the PROXY header if the client is a load balancer of ours, then begin the session."""
+        peer: Peer = (address[0], address[1])
+        loop = asyncio.get_running_loop()
+        try:
+            if _within(peer[0], self.config.proxy_protocol_from):
+                async with asyncio.timeout(PROXY_HEADER_SECONDS):
+                    header = await _read_header(client)
+                peer = header.source or peer
+            await loop.connect_accepted_socket(
+                lambda: protocol(peer), client, ssl=context, ssl_handshake_timeout=30 if context else None
+            )
+        except (ProxyError, OSError, TimeoutError, ssl.SSLError):
+            with contextlib.suppress(OSError):
+                client.close()
+
+
+async def _read_header(client: socket.socket) -> ProxyHeader:
+    """Take the PROXY header, and not an octet more, off the socket: what follows may be a TLS handshake."""
+    while True:
+        await _readable(client)
+        seen = client.recv(PROXY_HEADER_SIZE, socket.MSG_PEEK)
+        if not seen:
+            raise ProxyError("closed before its header")
+        header = ProxyParser().feed(seen)
+        if header is not None:
+            length = len(seen) - len(header.rest)
+            while length:
+                length -= len(client.recv(length))
+            return header
+        await asyncio.sleep(0.02)  # a part of a header stays readable: no event tells of the rest
+
+
+async def _readable(client: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    descriptor = client.fileno()
+
+    def arrived() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(descriptor, arrived)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(1024)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _within(address: str, networks: tuple[Network, ...]) -> bool:
+    if not networks:
+        return False
+    try:
+        client = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(client, ipaddress.IPv6Address) and client.ipv4_mapped is not None:
+        client = client.ipv4_mapped
+    return any(client in network for network in networks)

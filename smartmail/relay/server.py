@@ -1,0 +1,251 @@
+"""The relay as a whole: its listeners and sessions, the caps over them, sweep, drain and reload."""
+
+import asyncio
+import itertools
+import secrets
+import select
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from smartmail import events
+from smartmail.core.budget import Budget
+from smartmail.core.policy import Decision, Reason, Verdict, at_connect, at_login
+from smartmail.core.reply import Reply, reply
+from smartmail.core.standing import Account
+from smartmail.core.xclient import Identity
+from smartmail.relay.auth import AuthResult, Outcome
+from smartmail.relay.listener import Listener
+from smartmail.relay.services import Services
+from smartmail.relay.session import (
+    DRAINING,
+    SERVER_FULL,
+    TOO_MANY_LOGINS,
+    TOO_MANY_SESSIONS,
+    ClientSession,
+)
+from smartmail.store.directory import Directory
+
+MAX_BUDGETS: Final = 20_000
+"""Budgets kept for reuse; all are forgotten when there are more."""
+LOGIN_UNKNOWN: Final = reply(454, "4.7.0", "This login is not known to the mail relay; contact the operator")
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Sessions at the same time."""
+
+    total: int = 10_000
+    per_network: int = 100
+    per_account: int = 50
+
+
+class Relay:
+    """Listeners, and the sessions that came in by them. Everything here runs on one loop."""
+
+    def __init__(self, services: Services, listeners: tuple[Listener, ...], caps: Caps) -> None:
+        self.services = services
+        self.listeners = listeners
+        self.caps = caps
+        self.nobody = Identity("", "", 0, "SMTP", "", "", "", 0)
+        self.no_budget = Budget((), None, "")
+        self.draining = False
+        self._sessions: set[ClientSession] = set()
+        self._by_network: Counter[str] = Counter()
+        self._by_account: dict[int, set[ClientSession]] = {}
+        self._budgets: dict[tuple[int, str], Budget] = {}
+        self._boot = secrets.token_hex(3)
+        self._numbers = itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+        self.loop_time: Callable[[], float] = self._loop.time
+        self._timer: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Event = asyncio.Event()
+        metrics = services.metrics
+        self._opened = {one.name: metrics.sessions_opened.labels(one.name) for one in listeners}
+        self._open = {one.name: metrics.sessions_open.labels(one.name) for one in listeners}
+
+    @property
+    def sessions(self) -> int:
+        """Sessions open now."""
+        return len(self._sessions)
+
+    @property
+    def busy(self) -> int:
+        """Transactions open now."""
+        return sum(session.busy for session in self._sessions)
+
+    async def open(self) -> None:
+        """Open every listener. Raises OSError with the listener's name as its filename."""
+        for listener in self.listeners:
+            try:
+                await listener.open(
+                    lambda peer, listener=listener: ClientSession(self, listener, peer),  # type: ignore[misc]
+                    lambda why, name=listener.name: events.accept_failed(name=name, reason=why),
+                )
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, f"listener {listener.name}") from error
+            events.listening(
+                name=listener.name,
+                role=listener.config.role,
+                address=listener.bound,
+                tls=listener.config.tls,
+            )
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Once a second: deadlines of sessions, upstream connections and reservations."""
+        self._timer = self._loop.call_later(1.0, self._sweep)
+        now = self._loop.time()
+        for session in tuple(self._sessions):
+            session.sweep(now)
+        self.services.pool.sweep(now)
+        self.services.counters.expire(self.services.clock.now_ns())
+
+    # what sessions ask
+
+    def next_session_id(self) -> str:
+        """Unique over restarts too."""
+        return f"{self._boot}-{next(self._numbers):x}"
+
+    def admit(self, session: ClientSession) -> Decision | None:
+        """Count a session in; a decision that it may not stay, or None."""
+        self._sessions.add(session)
+        self._by_network[session.network] += 1
+        self._opened[session.listener_name].inc()
+        self._open[session.listener_name].inc()
+        if self.draining:
+            return Decision(Verdict.DEFERRED, Reason.DRAINING, DRAINING)
+        if len(self._sessions) > self.caps.total:
+            return Decision(Verdict.DEFERRED, Reason.TOO_MANY_SESSIONS, SERVER_FULL)
+        if self._by_network[session.network] > self.caps.per_network:
+            return Decision(Verdict.DEFERRED, Reason.TOO_MANY_SESSIONS, TOO_MANY_SESSIONS)
+        decision = at_connect(session.door)
+        return None if decision.accepted else decision
+
+    def forget(self, session: ClientSession) -> None:
+        """Count a session out."""
+        self._sessions.discard(session)
+        self._open[session.listener_name].dec()
+        self._by_network[session.network] -= 1
+        if not self._by_network[session.network]:
+            del self._by_network[session.network]
+        if session.account is not None:
+            same = self._by_account.get(session.account.id, set())
+            same.discard(session)
+            if not same:
+                self._by_account.pop(session.account.id, None)
+        if not self._sessions:
+            self._emptied.set()
+
+    def logged_in(self, session: ClientSession, result: AuthResult) -> Reply:
+        """What a finished AUTH comes to: the backend knows the password, the policy knows the standing."""
+        metrics = self.services.metrics
+        if result.outcome is not Outcome.OK:
+            metrics.logins.labels(result.outcome.value).inc()
+            events.login_failed(
+                session=session.session_id,
+                client=session.identity.address,
+                listener=session.listener_name,
+                why=result.why or result.outcome.value,
+            )
+            return result.reply
+        credential = self.services.directory.by_login(result.login)
+        if credential is None:
+            self._login_refused(session, result.login, "unknown_account")
+            return LOGIN_UNKNOWN
+        account = credential.account
+        decision = at_login(account)
+        same = self._by_account.setdefault(account.id, set())
+        if decision.accepted and len(same) >= self.caps.per_account:
+            decision = Decision(Verdict.DEFERRED, Reason.TOO_MANY_SESSIONS, TOO_MANY_LOGINS)
+        if not decision.accepted:
+            answer = decision.reply or result.reply
+            self._login_refused(session, result.login, decision.reason.value)
+            if answer.code == 421:
+                session.ending = answer
+                return reply(454, "4.7.0", *answer.lines)
+            return answer
+        metrics.logins.labels(Outcome.OK.value).inc()
+        same.add(session)
+        session.account = account
+        session.identity = session.identity._replace(login=account.address)
+        session.budget = self.budget_of(account, session.network)
+        return result.reply
+
+    def _login_refused(self, session: ClientSession, login: str, reason: str) -> None:
+        self.services.metrics.logins.labels(reason).inc()
+        events.login_refused(
+            session=session.session_id, client=session.identity.address, login=login, reason=reason
+        )
+
+    def budget_of(self, account: Account | None, network: str) -> Budget:
+        """The charges of an identity, worked out once."""
+        key = (0 if account is None else account.id, network)
+        budget = self._budgets.get(key)
+        if budget is None:
+            if len(self._budgets) >= MAX_BUDGETS:
+                self._budgets.clear()
+            own = () if account is None else account.limits
+            budget = self._budgets[key] = Budget((*own, *self.services.rules.limits), account, network)
+        return budget
+
+    def count_refused(self, reason: Reason) -> None:
+        """A session was turned away or cut by us."""
+        self.services.metrics.sessions_refused.labels(reason.value).inc()
+
+    def internal_error(self, error: BaseException, session_id: str) -> Reply:
+        """Log a fault of ours under a reference, and return what the client hears of it."""
+        reference = secrets.token_hex(5)
+        self.services.metrics.internal_errors.inc()
+        events.internal_error(reference, error, session=session_id)
+        return reply(451, "4.3.0", f"Internal error; the operator finds it under reference {reference}")
+
+    def talks_already(self, descriptor: int) -> bool:
+        """Are there octets to read on a socket? Nothing is taken off it."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+
+    # what the process tells
+
+    def directory_changed(self, directory: Directory, changed: frozenset[int]) -> None:
+        """A new snapshot of accounts; live sessions of changed ones learn of it now."""
+        logins = {
+            account.address for id_ in changed if (account := self.services.directory.accounts.get(id_))
+        }
+        self.services.directory = directory
+        self._budgets = {key: budget for key, budget in self._budgets.items() if key[0] not in changed}
+        self.services.backend.forget(logins)
+        for id_ in changed & self._by_account.keys():
+            account = directory.accounts.get(id_)
+            for session in tuple(self._by_account[id_]):
+                session.account_changed(account)
+
+    def rules_changed(self) -> None:
+        """`services.rules` was replaced: new charges from the next mail on."""
+        self._budgets.clear()
+        for session in self._sessions:
+            session.budget = self.budget_of(session.account, session.network)
+
+    async def drain(self, seconds: float) -> int:
+        """Stop accepting, let mails finish, say 421 at boundaries. Returns how many sessions had to be cut."""
+        self.draining = True
+        for listener in self.listeners:
+            listener.close()
+        self._emptied.clear()
+        if not self._sessions:
+            self._emptied.set()
+        for session in tuple(self._sessions):
+            session.end_at_boundary(DRAINING, after_mail=True)
+        try:
+            await asyncio.wait_for(self._emptied.wait(), seconds)
+        except TimeoutError:
+            pass
+        left = tuple(self._sessions)
+        for session in left:
+            session.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.services.pool.close()
+        return len(left)

@@ -1,0 +1,550 @@
+"""One client connection: octets between the transport and core/smtp.py, timers, TLS, AUTH; mails go to a Transaction."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from smartmail.core.budget import Budget
+from smartmail.core.fairness import client_network
+from smartmail.core.policy import SESSION_ENDED, Decision, Door, Reason, Verdict, at_login
+from smartmail.core.reply import Reply, reply
+from smartmail.core.sasl import Challenge
+from smartmail.core.smtp import Session
+from smartmail.core.smtp_events import (
+    AuthResponse,
+    AuthStart,
+    ChunkAsked,
+    Content,
+    ContentRefused,
+    DataAsked,
+    Hello,
+    MailFrom,
+    Quit,
+    RcptTo,
+    Refused,
+    StartTls,
+    TransactionReset,
+)
+from smartmail.core.smtp_replies import EARLY_TALK
+from smartmail.core.standing import Account
+from smartmail.core.transfer import CLIENT_TOO_SLOW, Loss
+from smartmail.core.xclient import Identity
+from smartmail.relay.auth import AuthResult, Exchange, MechanismNotOfferedError, Outcome, PeerInfo
+from smartmail.relay.transaction import UNREACHABLE, Transaction
+
+if TYPE_CHECKING:
+    from smartmail.relay.listener import Listener
+    from smartmail.relay.server import Relay
+
+READ_HIGH: Final = 65536
+"""Octets kept while an answer is due, beyond which the client is not read."""
+GRACE_SECONDS: Final = 30
+"""How long content may come slower than the rate floor before the rate counts."""
+HANDSHAKE_SECONDS: Final = 30
+
+TIMED_OUT: Final = reply(421, "4.4.2", "Nothing heard for too long; closing the connection")
+DRAINING: Final = reply(421, "4.3.2", "The server is shutting down; try again later")
+TOO_MANY_SESSIONS: Final = reply(421, "4.7.0", "Too many connections from your network; try again later")
+TOO_MANY_LOGINS: Final = reply(421, "4.7.0", "Too many connections of this account; close some")
+SERVER_FULL: Final = reply(421, "4.3.2", "Too many connections; try again later")
+TOO_MANY_REFUSED: Final = reply(421, "4.7.0", "Too many refused recipients; closing the connection")
+NO_MECHANISM: Final = reply(504, "5.5.4", "Authentication mechanism not available")
+MAX_REFUSED_RECIPIENTS: Final = 100
+"""Refused recipients in one session: a mailing list has a few, a harvester has only these."""
+
+
+class ClientSession(asyncio.Protocol):
+    """The protocol of one client. The owner (`Relay`) sweeps its deadline and ends it when told to."""
+
+    __slots__ = (
+        "_auth_task",
+        "_content_octets",
+        "_exchange",
+        "_ends_after_mail",
+        "_exposed",
+        "_half_closed",
+        "_last_chunk",
+        "_paused",
+        "_peer",
+        "_pumping",
+        "_reading_seconds",
+        "_refused_recipients",
+        "_relay",
+        "_smtp",
+        "_transport",
+        "account",
+        "budget",
+        "deadline",
+        "door",
+        "ending",
+        "identity",
+        "listener",
+        "network",
+        "rules",
+        "services",
+        "session_id",
+        "tls_name",
+        "transaction",
+    )
+
+    def __init__(self, relay: "Relay", listener: "Listener", peer: tuple[str, int] | None = None) -> None:
+        """peer: the client as a PROXY header named it; None: ask the socket."""
+        self._relay = relay
+        self._peer = peer
+        self.listener = listener
+        self.services = relay.services
+        self.rules = relay.services.rules
+        self._smtp = Session(listener.terms, listener.no_offer)
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._auth_task: asyncio.Task[None] | None = None
+        self._pumping = False
+        self._paused = 0
+        self._last_chunk = True
+        self._content_octets = 0
+        self._reading_seconds = 0
+        self._refused_recipients = 0
+        self._exposed = False
+        self._half_closed = False
+        self._ends_after_mail = False
+        self.account: Account | None = None
+        self.transaction: Transaction | None = None
+        self.ending: Reply | None = None
+        """Said at the next command boundary, when the session ends."""
+        self.deadline = 0.0
+        self.tls_name = ""
+        self.session_id = ""
+        self.network = ""
+        self.door: Door = listener.closed_door
+        self.budget: Budget = relay.no_budget
+        self.identity: Identity = relay.nobody
+
+    @property
+    def listener_name(self) -> str:
+        """For event rows."""
+        return self.listener.name
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        relay = self._relay
+        address, port = self._peer or transport.get_extra_info("peername")[:2]
+        self.network = client_network(address)
+        self.session_id = relay.next_session_id()
+        self.door = self.listener.door_for(address, self.rules)
+        self.identity = Identity("", address, port, "SMTP", "", "", *self.listener.local_address(transport))
+        if tls := transport.get_extra_info("ssl_object"):
+            self._note_tls(tls)
+        self.budget = relay.budget_of(None, self.network)
+        self._exposed = True
+        refusal = relay.admit(self)
+        self._touch()
+        if refusal is not None:
+            self._refuse_session(refusal)
+        elif delay := self.listener.greeting_delay:
+            asyncio.get_running_loop().call_later(delay, self._greet)
+        elif not self.tls_name and relay.talks_already(transport.get_extra_info("socket").fileno()):
+            self._refuse_session(Decision(Verdict.REJECTED, Reason.EARLY_TALK, EARLY_TALK))
+        else:
+            self._greet()
+
+    def data_received(self, data: bytes) -> None:
+        self._smtp.receive(data)
+        if self._smtp.waiting:
+            if self._smtp.backlog > READ_HIGH:
+                self._pause(waiting=True)
+            return
+        self._pump()
+
+    def eof_received(self) -> bool:
+        # A client that only closes its sending side may still read the replies to what it has sent.
+        self._half_closed = self._smtp.waiting and not self.tls_name
+        return self._half_closed
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._exposed:
+            return
+        self._exposed = False
+        self._relay.forget(self)
+        self._drop_auth()
+        if self.transaction is not None:
+            self.transaction.client_lost(Loss.CLIENT_LOST)
+        self._transport = None
+        self._smtp.close(DRAINING)
+
+    def pause_writing(self) -> None:
+        self._pause(waiting=False)
+
+    def resume_writing(self) -> None:
+        self._resume()
+
+    # what the relay tells
+
+    def end_at_boundary(self, farewell: Reply, *, after_mail: bool = False) -> None:
+        """Say `farewell` (421) as soon as no command is under way; now, if none is. after_mail: let an open
+        transaction come to its end first."""
+        self.ending = farewell
+        self._ends_after_mail = after_mail
+        self._end_if_due()
+        self._flush()
+
+    def _end_if_due(self) -> None:
+        if self.ending is None or not self._smtp.at_boundary or (self._ends_after_mail and self.busy):
+            return
+        self._finish(self.ending, _reason_of(self.ending))
+
+    def account_changed(self, account: Account | None) -> None:
+        """The directory has news of this session's account; None: it is gone."""
+        if account is None:
+            self.end_at_boundary(SESSION_ENDED[Reason.ACCOUNT_CLOSED])
+            return
+        decision = at_login(account)
+        if not decision.accepted:
+            self.end_at_boundary(SESSION_ENDED[decision.reason])
+            return
+        self.account = account
+        self.budget = self._relay.budget_of(account, self.network)
+
+    def sweep(self, now: float) -> None:
+        """Once a second: has the client been silent, or too slow, for too long?"""
+        if self._smtp.in_content and not self._paused and not self._smtp.waiting:
+            self._reading_seconds += 1
+            late = self._reading_seconds - GRACE_SECONDS
+            if late > 0 and self._content_octets < late * self.rules.min_data_rate:
+                self._cut(Loss.CLIENT_SLOW, CLIENT_TOO_SLOW, Reason.TOO_SLOW)
+                return
+        if self.deadline and now >= self.deadline and not self._smtp.waiting and not self._paused:
+            self._cut(Loss.CLIENT_SLOW, TIMED_OUT, Reason.TIMEOUT)
+
+    @property
+    def busy(self) -> bool:
+        """A transaction is open: a drain waits for it."""
+        return self.transaction is not None and not self.transaction.done
+
+    def abort(self) -> None:
+        """Cut the connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # what a transaction asks
+
+    @property
+    def waits_for_answer(self) -> bool:
+        """A command, or the end of the content, has not been answered yet."""
+        return self._smtp.waiting
+
+    def answer(self, answer: Reply) -> None:
+        """Answer the command that waits."""
+        self._smtp.answer(answer)
+        if answer.code >= 400:
+            self._note_refusal()
+        self._pump()
+
+    def go_ahead(self, answer: Reply) -> bool:
+        """Pass a 354 on; False: the client had talked early and is gone."""
+        accepted = self._smtp.accept_data(answer)
+        self._content_octets = self._reading_seconds = 0
+        self._pump()
+        return accepted
+
+    def swallow(self, answer: Reply) -> None:
+        """Read the content to its end, then say this."""
+        self._smtp.discard(answer)
+
+    def hold(self, *, reading: bool) -> None:
+        """Stop or go on reading content: the upstream is slow."""
+        if reading:
+            self._resume()
+        else:
+            self._pause(waiting=False)
+
+    def fault(self, error: BaseException) -> Reply:
+        """A fault of ours: log it, return 451 with its reference."""
+        return self._relay.internal_error(error, self.session_id)
+
+    # inside
+
+    def _greet(self) -> None:
+        if self._transport is None or self._smtp.closed:
+            return
+        self._smtp.open(self.listener.banner)
+        if self._smtp.closed:
+            self._relay.count_refused(Reason.EARLY_TALK)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Carry out what the session says until it waits. Never entered twice."""
+        if self._pumping:
+            return
+        self._pumping = True
+        smtp = self._smtp
+        try:
+            while True:
+                event = smtp.next_event()
+                if event is None:
+                    self._end_if_due()
+                    break
+                _HANDLERS[type(event)](self, event)
+        except Exception as error:  # our fault is never the client's 5xx, nor the end of the process
+            self._break(error)
+        finally:
+            self._pumping = False
+        self._touch()
+        if self._paused & _FOR_BACKLOG and not smtp.waiting:
+            self._resume_backlog()
+        self._flush()
+
+    def _flush(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if out := self._smtp.output():
+            transport.write(out)
+        if self._smtp.closed or (self._half_closed and not self._smtp.waiting):
+            transport.close()
+
+    def _break(self, error: BaseException) -> None:
+        answer = self.fault(error)
+        if self.transaction is not None:
+            self.transaction.end_by_us(Reason.INTERNAL_ERROR)
+        self._smtp.close(Reply(421, answer.lines, "4.3.0"))
+
+    def _touch(self) -> None:
+        waits_for = self.rules.block_seconds if self._smtp.in_content else self.rules.command_seconds
+        self.deadline = self._relay.loop_time() + waits_for
+
+    def _cut(self, loss: Loss, farewell: Reply, reason: Reason) -> None:
+        if self.transaction is not None and not self.transaction.done:
+            fate = self.transaction.client_lost(loss)
+            if fate is not None and fate.finish:
+                return
+        self._relay.count_refused(reason)
+        self._smtp.close(farewell)
+        self._flush()
+
+    def _finish(self, farewell: Reply, reason: Reason) -> None:
+        if self.transaction is not None and not self.transaction.done:
+            self.transaction.end_by_us(reason)
+        self._smtp.close(farewell)
+
+    def _refuse_session(self, decision: Decision) -> None:
+        self._relay.count_refused(decision.reason)
+        self._smtp.close(decision.reply or SERVER_FULL)
+        self._flush()
+
+    def _pause(self, *, waiting: bool) -> None:
+        if not self._paused and self._transport is not None:
+            self._transport.pause_reading()
+        self._paused |= _FOR_BACKLOG if waiting else _FOR_WRITING
+
+    def _resume(self) -> None:
+        self._paused &= ~_FOR_WRITING
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._touch()
+
+    def _resume_backlog(self) -> None:
+        self._paused &= ~_FOR_BACKLOG
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _note_refusal(self) -> None:
+        self._refused_recipients += 1
+        if self._refused_recipients > MAX_REFUSED_RECIPIENTS:
+            self.ending = self.ending or TOO_MANY_REFUSED
+
+    def _note_tls(self, tls: ssl.SSLObject | ssl.SSLSocket) -> None:
+        cipher = tls.cipher()
+        self.tls_name = f"{tls.version()} {cipher[0] if cipher else ''}".strip()
+        self._smtp.tls = True
+
+    # events
+
+    def _on_hello(self, event: Hello) -> None:
+        if event.ends_transaction:
+            self._reset()
+        self.rules = self.services.rules
+        self.identity = self.identity._replace(helo=event.name, proto="ESMTP" if event.extended else "SMTP")
+        self._smtp.greet(self.listener.offer(self._smtp, self.services), extended=event.extended)
+
+    def _on_starttls(self, event: StartTls) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        self._flush()
+        transport.pause_reading()
+        self._auth_task = asyncio.get_running_loop().create_task(self._start_tls(transport))
+
+    async def _start_tls(self, transport: asyncio.Transport) -> None:
+        context = self.listener.tls
+        try:
+            if context is None:
+                raise ssl.SSLError("no certificate")
+            secured = await asyncio.get_running_loop().start_tls(
+                transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        except (OSError, ssl.SSLError, TimeoutError):
+            self._relay.count_refused(Reason.TLS_REQUIRED)
+            transport.abort()
+            self.connection_lost(None)
+            return
+        finally:
+            self._auth_task = None
+        if secured is None or not self._exposed:
+            self.connection_lost(None)
+            return
+        self._transport = secured
+        self._note_tls(secured.get_extra_info("ssl_object"))
+        self.identity = self.identity._replace(helo="", proto="SMTP")
+        self._smtp.offer = self.listener.no_offer
+        self._smtp.tls_started()
+        self._touch()
+        self._pump()
+
+    def _on_auth(self, event: AuthStart) -> None:
+        peer = PeerInfo(
+            self.identity.address,
+            self.identity.port,
+            self.identity.destination_address,
+            self.identity.destination_port,
+            bool(self.tls_name),
+            self.session_id,
+        )
+        try:
+            self._exchange = self.services.backend.start(event.mechanism, event.initial, peer)
+        except MechanismNotOfferedError:
+            self._smtp.answer(NO_MECHANISM)
+            return
+        self._auth_step(None)
+
+    def _on_auth_response(self, event: AuthResponse) -> None:
+        if event.octets is None:
+            self._drop_auth()
+        else:
+            self._auth_step(event.octets)
+
+    def _auth_step(self, octets: bytes | None) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            raise AssertionError("a response without an exchange")
+        result = exchange.answer(octets)
+        if result is None:
+            self._auth_task = asyncio.get_running_loop().create_task(self._await_auth(exchange))
+        else:
+            self._auth_answered(result)
+
+    async def _await_auth(self, exchange: Exchange) -> None:
+        try:
+            result = await exchange.result()
+        except Exception as error:  # the backend broke: the client hears 454, the log hears why
+            self.fault(error)
+            result = AuthResult(Outcome.TEMPORARY)
+        finally:
+            self._auth_task = None
+        self._auth_answered(result)
+        self._pump()
+
+    def _auth_answered(self, result: Challenge | AuthResult) -> None:
+        if isinstance(result, Challenge):
+            self._smtp.challenge(result.data)
+            return
+        self._exchange = None
+        answer = self._relay.logged_in(self, result)
+        self._smtp.answer(answer)
+
+    def _drop_auth(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
+        if self._auth_task is not None:
+            self._auth_task.cancel()
+            self._auth_task = None
+
+    def _on_mail(self, event: MailFrom) -> None:
+        self.rules = self.services.rules
+        self._content_octets = 0
+        self.transaction = Transaction(self, event)
+        self.transaction.begin()
+
+    def _on_rcpt(self, event: RcptTo) -> None:
+        transaction = self.transaction
+        if transaction is None or transaction.done:
+            self._smtp.answer(UNREACHABLE)
+        else:
+            transaction.add(event)
+
+    def _on_data(self, event: DataAsked) -> None:
+        transaction = self.transaction
+        if transaction is None or transaction.done:
+            self._smtp.answer(UNREACHABLE)
+        else:
+            transaction.ask_data()
+
+    def _on_chunk(self, event: ChunkAsked) -> None:
+        self._last_chunk = event.last
+        self._reading_seconds = 0
+        transaction = self.transaction
+        if transaction is not None and not transaction.done:
+            transaction.chunk(event)
+        elif event.size:
+            self._smtp.discard(UNREACHABLE)
+        else:
+            self._smtp.answer(UNREACHABLE)
+
+    def _on_content(self, event: Content) -> None:
+        self._content_octets += len(event.octets)
+        if self.transaction is not None:
+            self.transaction.content(event, last=self._last_chunk)
+
+    def _on_content_refused(self, event: ContentRefused) -> None:
+        if self.transaction is not None:
+            too_large = event.reply.code == 552
+            self.transaction.refuse_content(
+                event.reply, Reason.MESSAGE_TOO_LARGE if too_large else Reason.BAD_CONTENT
+            )
+
+    def _on_reset(self, event: TransactionReset) -> None:
+        self._reset()
+
+    def _on_refused(self, event: Refused) -> None:
+        self.services.metrics.offences.labels(str(event.reply.code)).inc()
+        if event.closing and self.transaction is not None:
+            self.transaction.end_by_us(Reason.BAD_SYNTAX)
+
+    def _on_quit(self, event: Quit) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        transaction, self.transaction = self.transaction, None
+        if transaction is not None and not transaction.done:
+            transaction.reset()
+
+
+_FOR_BACKLOG: Final = 1
+_FOR_WRITING: Final = 2
+
+
+def _reason_of(farewell: Reply) -> Reason:
+    for reason, said in SESSION_ENDED.items():
+        if said is farewell:
+            return reason
+    return Reason.DRAINING if farewell is DRAINING else Reason.TIMEOUT
+
+
+_HANDLERS: Final[Mapping[type[Any], Callable[[ClientSession, Any], None]]] = {
+    Hello: ClientSession._on_hello,
+    StartTls: ClientSession._on_starttls,
+    AuthStart: ClientSession._on_auth,
+    AuthResponse: ClientSession._on_auth_response,
+    MailFrom: ClientSession._on_mail,
+    RcptTo: ClientSession._on_rcpt,
+    DataAsked: ClientSession._on_data,
+    ChunkAsked: ClientSession._on_chunk,
+    Content: ClientSession._on_content,
+    ContentRefused: ClientSession._on_content_refused,
+    TransactionReset: ClientSession._on_reset,
+    Refused: ClientSession._on_refused,
+    Quit: ClientSession._on_quit,
+}

@@ -1,0 +1,611 @@
+"""One mail on its way: MAIL to the reply to the dot, between a client's session and an upstream connection.
+
+The rules of what may happen are in core (policy, transfer); this file carries them out and writes the record.
+250 to the dot is only ever the upstream's. Nothing is sent twice but an unanswered MAIL on a reused connection.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from smartmail.core.address import Mailbox
+from smartmail.core.budget import Budget
+from smartmail.core.known import recipient_hash
+from smartmail.core.limits import Charge, Mode, Refusal, Unit
+from smartmail.core.policy import (
+    Decision,
+    Door,
+    Reason,
+    Verdict,
+    at_mail,
+    at_rcpt,
+    over_limit,
+)
+from smartmail.core.queue_id import read_queue_id
+from smartmail.core.reply import Reply, reply
+from smartmail.core.smtp_events import ChunkAsked, Content, MailFrom, RcptTo
+from smartmail.core.standing import Account
+from smartmail.core.transfer import FATES, Fate, Loss, Phase
+from smartmail.core.transfer import Charge as Settle
+from smartmail.core.xclient import Identity
+from smartmail.relay.services import RESERVATION_TTL_NS, Rules, Services
+from smartmail.relay.upstream import Connection, UpstreamError
+from smartmail.store.events import EventRow
+
+UNREACHABLE: Final = reply(451, "4.4.1", "The mail server behind this one cannot be reached; try again later")
+_SIZE: Final = re.compile(rb" SIZE=[0-9]+")
+UPSTREAM_CLOSING: Final = reply(
+    451, "4.3.2", "The mail server behind this one is shutting down; try again later"
+)
+
+
+class Client(Protocol):
+    """What a transaction needs of its session."""
+
+    services: Services
+    rules: Rules
+    door: Door
+    account: Account | None
+    budget: Budget
+    identity: Identity
+    session_id: str
+    network: str
+    tls_name: str
+
+    @property
+    def listener_name(self) -> str:
+        """For the event row."""
+
+    @property
+    def waits_for_answer(self) -> bool:
+        """A command, or the end of the content, has not been answered yet."""
+
+    def answer(self, answer: Reply) -> None:
+        """Answer the command that waits."""
+
+    def go_ahead(self, answer: Reply) -> bool:
+        """Pass a 354 on; False: the client had talked early and is gone."""
+
+    def swallow(self, answer: Reply) -> None:
+        """Read the content to its end, then say this."""
+
+    def hold(self, *, reading: bool) -> None:
+        """Stop or go on reading content: the upstream is slow."""
+
+    def fault(self, error: BaseException) -> Reply:
+        """A fault of ours: log it, return 451 with its reference."""
+
+
+class Transaction:
+    """From MAIL to the end. Ends exactly once: `done` turns True and the row is written."""
+
+    __slots__ = (
+        "_client",
+        "_connection",
+        "_domains",
+        "_first_seen",
+        "_last",
+        "_new",
+        "_on_connection",
+        "_phase",
+        "_pool",
+        "_rcpt",
+        "_refusal",
+        "_reservations",
+        "_results",
+        "_services",
+        "_size",
+        "_started",
+        "_started_ns",
+        "_task",
+        "_timings",
+        "_upstream_reply",
+        "accepted",
+        "done",
+        "mail",
+        "refused",
+        "sender",
+    )
+
+    def __init__(self, client: Client, mail: MailFrom) -> None:
+        self._client = client
+        self._services = client.services
+        self._pool = (
+            client.services.pool
+        )  # a reload may replace it: a connection goes back where it came from
+        self.mail = mail
+        self.sender = "" if mail.sender is None else mail.sender.key
+        self.accepted = 0
+        self.refused = 0
+        self.done = False
+        self._phase = Phase.ENVELOPE
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._rcpt: tuple[RcptTo, int, tuple[Charge, ...]] | None = None
+        self._refusal: Decision | None = None
+        self._results: list[tuple[str, int, str]] = []
+        self._reservations: list[int] = []
+        self._domains: set[str] = set()
+        self._new: list[int] = []
+        self._size = 0
+        self._upstream_reply: Reply | None = None
+        self._started_ns = self._services.clock.now_ns()
+        self._started = self._last = time.perf_counter_ns()
+        self._timings: dict[str, int] = {}
+
+    # MAIL
+
+    def begin(self) -> None:
+        """Decide on MAIL and take it to the upstream."""
+        client = self._client
+        decision = at_mail(client.door, client.account, self.sender)
+        if not decision.accepted:
+            self._refuse(decision)
+            return
+        connection = self._pool.take_idle()
+        if connection is None or self._pool.wants_xclient(connection, client.identity):
+            self._task = asyncio.get_running_loop().create_task(self._prepare(connection))
+        else:
+            self._stage("connect")
+            self._send_mail(connection, fresh=False)
+
+    async def _prepare(self, connection: Connection | None) -> None:
+        """Open a connection, or tell a pooled one who the client is, then go on with MAIL."""
+        pool, client = self._pool, self._client
+        reused = connection is not None
+        try:
+            if connection is not None:
+                try:
+                    await pool.identify(connection, client.identity)
+                except UpstreamError:
+                    connection, reused = None, False
+            if connection is None:
+                connection = await pool.connect()
+                if pool.wants_xclient(connection, client.identity):
+                    await pool.identify(connection, client.identity)
+        except UpstreamError as error:
+            self._task = None
+            if not self.done:
+                self._upstream_reply = error.reply
+                self._refuse(Decision(Verdict.DEFERRED, Reason.UPSTREAM_UNREACHABLE, UNREACHABLE))
+            return
+        except Exception as error:  # whatever it is, the client gets 451 and the log gets the reference
+            self._task = None
+            self._broken(error)
+            return
+        self._task = None
+        if self.done:
+            pool.reset_and_give_back(connection)
+            return
+        self._stage("connect")
+        self._send_mail(connection, fresh=not reused)
+
+    def _send_mail(self, connection: Connection, *, fresh: bool) -> None:
+        self._connection = connection
+        connection.on_blocked = self._blocked
+        pool = self._pool
+        seconds = pool.route.timeouts.mail
+        sender = self.mail.sender
+        path = "" if sender is None else sender.wire
+        parameters = self.mail.parameters.wire
+        if parameters and "SIZE" not in connection.capabilities:
+            parameters = _SIZE.sub(b"", parameters)
+        command = b"MAIL FROM:<" + path.encode() + b">" + parameters + b"\r\n"
+        forward = pool.forward_command(connection, self._client.identity)
+        on_reply: Callable[[Reply | Loss], None] = (
+            self._mail_answered if fresh else self._mail_answered_on_reused
+        )
+        if not forward:
+            connection.send(command, on_reply, seconds)
+        elif "PIPELINING" in connection.capabilities:
+            for _ in range(forward.count(b"\r\n")):
+                connection.expect(_ignore, seconds)
+            connection.send(forward + command, on_reply, seconds)
+        else:
+            connection.send(
+                forward, lambda result: self._after_forward(result, connection, command, on_reply), seconds
+            )
+
+    def _after_forward(
+        self,
+        result: Reply | Loss,
+        connection: Connection,
+        command: bytes,
+        on_reply: Callable[[Reply | Loss], None],
+    ) -> None:
+        if isinstance(result, Loss):
+            on_reply(result)
+        elif not self.done:
+            connection.send(command, on_reply, self._pool.route.timeouts.mail)
+
+    def _mail_answered_on_reused(self, result: Reply | Loss) -> None:
+        """An idle connection may have been closed in the same moment: MAIL has no effect yet, so it may be sent again
+        on a new one."""
+        if self.done:
+            return
+        if result is Loss.UPSTREAM_LOST or (isinstance(result, Reply) and result.code == 421):
+            self._drop_connection()
+            self._task = asyncio.get_running_loop().create_task(self._prepare(None))
+            return
+        self._mail_answered(result)
+
+    def _mail_answered(self, result: Reply | Loss) -> None:
+        if self.done:
+            return
+        if isinstance(result, Loss):
+            self._lost(result)
+            return
+        self._stage("mail")
+        if not result.positive:
+            self._upstream_refuses(result)
+            return
+        self._client.answer(result)
+
+    # RCPT
+
+    def add(self, rcpt: RcptTo) -> None:
+        """Decide on a recipient, reserve, and take it to the upstream."""
+        client, services = self._client, self._services
+        recipient = rcpt.recipient
+        destination = services.destination(recipient.key, _domain_of(recipient))
+        decision = at_rcpt(client.door, client.account, destination, self.accepted, self._most())
+        if decision.accepted and self._connection is None:
+            decision = Decision(Verdict.DEFERRED, Reason.UPSTREAM_LOST, UNREACHABLE)
+        charges: tuple[Charge, ...] = ()
+        reservation = 0
+        if decision.accepted:
+            charges = self._charges(recipient)
+            taken = services.counters.reserve(charges, services.clock.now_ns(), RESERVATION_TTL_NS)
+            if isinstance(taken, Refusal):
+                decision = over_limit(taken)
+                services.metrics.limit_refusals.labels(decision.limit, Mode.ENFORCE.value).inc()
+            else:
+                reservation = taken.id
+                for charge in taken.shadowed:
+                    services.metrics.limit_refusals.labels(charge.limit.name, Mode.SHADOW.value).inc()
+        if not decision.accepted or self._connection is None:
+            self._recipient_refused(recipient, decision)
+            return
+        self._rcpt = (rcpt, reservation, charges)
+        command = b"RCPT TO:<" + recipient.wire.encode() + b">" + rcpt.parameters.wire + b"\r\n"
+        self._connection.send(command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
+
+    def _most(self) -> int:
+        # An LMTP server answers the dot once for each recipient (RFC 2033 section 4.2) and SMTP has one reply only:
+        # with one recipient there is nothing to lose between the two.
+        return 1 if self._pool.route.lmtp else self._client.rules.max_recipients
+
+    def _charges(self, recipient: Mailbox) -> tuple[Charge, ...]:
+        budget, domain = self._client.budget, _domain_of(recipient)
+        if self._reservations:
+            first_there = domain not in self._domains
+            return budget.further(domain, lambda: self._is_new(recipient), first_there=first_there)
+        return budget.opening(domain, self.mail.parameters.size, lambda: self._is_new(recipient))
+
+    def _is_new(self, recipient: Mailbox) -> bool:
+        account = self._client.account
+        if account is None:
+            return False
+        hashed = recipient_hash(recipient.key)
+        if self._services.known.known(account.id, hashed, self._services.clock.now_ns()):
+            return False
+        if hashed in self._new:
+            return False
+        self._new.append(hashed)
+        return True
+
+    def _rcpt_answered(self, result: Reply | Loss) -> None:
+        if self.done or self._rcpt is None:
+            return
+        if isinstance(result, Loss):
+            self._lost(result)
+            return
+        (rcpt, reservation, _), self._rcpt = self._rcpt, None
+        services = self._services
+        self._stage("rcpt")
+        if result.positive:
+            self.accepted += 1
+            self._reservations.append(reservation)
+            self._domains.add(_domain_of(rcpt.recipient))
+            self._results.append((rcpt.recipient.key, result.code, Reason.OK.value))
+            services.metrics.recipient(Verdict.ACCEPTED, Reason.OK)
+            self._client.answer(result)
+            return
+        services.counters.release(reservation, services.clock.now_ns())
+        self._upstream_reply = result
+        if result.code == 421:
+            self._lost(Loss.UPSTREAM_LOST)
+            return
+        self._recipient_refused(rcpt.recipient, _by_upstream(result))
+
+    def _recipient_refused(self, recipient: Mailbox, decision: Decision) -> None:
+        answer = decision.reply or UNREACHABLE
+        self.refused += 1
+        self._refusal = decision
+        self._results.append((recipient.key, answer.code, decision.reason.value))
+        self._services.metrics.recipient(decision.verdict, decision.reason)
+        self._client.answer(answer)
+
+    # content
+
+    def ask_data(self) -> None:
+        """DATA: 354 only after the upstream's 354."""
+        if self._connection is None:
+            self._lost(Loss.UPSTREAM_LOST)
+            return
+        self._phase = Phase.ASKED
+        self._connection.send(b"DATA\r\n", self._data_answered, self._pool.route.timeouts.data)
+
+    def _data_answered(self, result: Reply | Loss) -> None:
+        if self.done:
+            return
+        if isinstance(result, Loss):
+            self._lost(result)
+            return
+        self._stage("data")
+        if result.code != 354:
+            self._phase = Phase.ENVELOPE
+            self._upstream_refuses(result)
+            return
+        connection = self._connection
+        if connection is None:
+            return
+        self._phase = Phase.STREAMING
+        connection.expect(self._content_answered, self._pool.route.timeouts.block)
+        connection.deadline = 0.0
+        if not self._client.go_ahead(result):
+            self._abandon(Verdict.ABORTED, Reason.EARLY_TALK)
+
+    def chunk(self, asked: ChunkAsked) -> None:
+        """BDAT: its header goes up at once, its octets follow."""
+        connection = self._connection
+        if connection is None:
+            self._client.swallow(UNREACHABLE)
+            return
+        last = b" LAST" if asked.last else b""
+        self._phase = Phase.STREAMING
+        connection.expect(self._content_answered, self._pool.route.timeouts.block)
+        connection.deadline = 0.0
+        connection.write(b"BDAT %d%b\r\n" % (asked.size, last))
+        if not asked.size:
+            self._end_of_octets(last=asked.last)
+
+    def content(self, content: Content, *, last: bool) -> None:
+        """Octets as they came. last: with `content.end`, the whole message has been sent."""
+        connection = self._connection
+        if connection is None or self.done:
+            return
+        self._size += len(content.octets)
+        connection.write(content.octets)
+        if content.end:
+            self._end_of_octets(last=last)
+
+    def _end_of_octets(self, *, last: bool) -> None:
+        self._stage("content")
+        if last:
+            self._phase = Phase.DOT_SENT
+        if self._connection is not None:
+            timeouts = self._pool.route.timeouts
+            self._connection.deadline = asyncio.get_running_loop().time() + timeouts.dot
+
+    def refuse_content(self, answer: Reply, reason: Reason) -> None:
+        """The content broke a rule; the session swallows the rest and says `answer`."""
+        self._refusal = Decision(Verdict.REJECTED, reason, answer)
+        self._abandon(Verdict.REJECTED, reason)
+
+    def _content_answered(self, result: Reply | Loss) -> None:
+        """The reply to the dot, or to a chunk; or one that came before it was due."""
+        if self.done:
+            return
+        if isinstance(result, Loss):
+            self._lost(result)
+            return
+        self._upstream_reply = result
+        if self._phase is Phase.STREAMING:
+            self._reply_while_streaming(result)
+            return
+        self._stage("dot")
+        if result.positive:
+            self._settle(Settle.COMMIT)
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                self._pool.give_back(connection)
+            self._finish(Verdict.ACCEPTED, Reason.OK, result)
+            self._client.answer(result)
+            return
+        self._upstream_refuses(result)
+
+    def _reply_while_streaming(self, result: Reply) -> None:
+        """A chunk was answered; or the upstream spoke before it had the whole of the content."""
+        if result.positive and self._client.waits_for_answer:
+            self._phase = Phase.ENVELOPE
+            self._client.answer(result)
+        elif result.positive:
+            self._lost(Loss.UPSTREAM_LOST)
+        else:
+            decision = _by_upstream(result)
+            self._abandon(decision.verdict, decision.reason)
+            self._end_with(decision.reply or result)
+
+    # endings
+
+    def reset(self) -> None:
+        """The client gave the transaction up at a command boundary (RSET, EHLO, QUIT)."""
+        refusal = self._refusal if self.accepted == 0 else None
+        if refusal is not None:
+            self._abandon(refusal.verdict, refusal.reason)
+        else:
+            self._abandon(Verdict.ABORTED, Reason.CLIENT_RESET)
+
+    def end_by_us(self, reason: Reason) -> None:
+        """We end the session (standing, drain, timeout) before the dot."""
+        self._abandon(Verdict.ABORTED, reason)
+
+    def client_lost(self, loss: Loss) -> Fate | None:
+        """The client is gone or too slow. Returns what to do about it; None if the transaction had ended."""
+        if self.done:
+            return None
+        fate = FATES[self._phase][loss]
+        if not fate.finish:
+            self._abandon(fate.verdict, fate.reason)
+        return fate
+
+    def _blocked(self, blocked: bool) -> None:
+        self._client.hold(reading=not blocked)
+        if self._connection is not None and self._phase is Phase.STREAMING:
+            now = asyncio.get_running_loop().time()
+            self._connection.deadline = now + self._pool.route.timeouts.block if blocked else 0.0
+
+    def _lost(self, loss: Loss) -> None:
+        """The upstream is gone or silent."""
+        fate = FATES[self._phase][loss]
+        self._drop_connection()
+        self._release_pending()
+        self._settle(fate.charge)
+        answer = fate.reply or UNREACHABLE
+        self._finish(fate.verdict, fate.reason, answer)
+        self._end_with(answer)
+
+    def _upstream_refuses(self, result: Reply) -> None:
+        """MAIL, DATA or the dot was answered 4xx or 5xx."""
+        decision = _by_upstream(result)
+        self._upstream_reply = result
+        self._settle(Settle.RELEASE)
+        self._return_connection(reusable=result.code != 421)
+        answer = decision.reply or result
+        self._finish(decision.verdict, decision.reason, answer)
+        self._client.answer(answer)
+
+    def _refuse(self, decision: Decision) -> None:
+        """MAIL is refused by us."""
+        answer = decision.reply or UNREACHABLE
+        self._refusal = decision
+        self._finish(decision.verdict, decision.reason, answer)
+        self._client.answer(answer)
+
+    def _broken(self, error: BaseException) -> None:
+        answer = self._client.fault(error)
+        self._abandon(Verdict.DEFERRED, Reason.INTERNAL_ERROR)
+        self._client.answer(answer)
+
+    def _abandon(self, verdict: Verdict, reason: Reason) -> None:
+        """End without the upstream's say: nothing of this mail may stay there."""
+        if self.done:
+            return
+        self._release_pending()
+        self._settle(Settle.RELEASE)
+        self._return_connection(reusable=self._phase is Phase.ENVELOPE)
+        answer = self._refusal.reply if self._refusal is not None else None
+        self._finish(verdict, reason, answer)
+
+    def _end_with(self, answer: Reply) -> None:
+        """Tell the client, at once if it waits for a reply, else when its content has been swallowed."""
+        if self._client.waits_for_answer:
+            self._client.answer(answer)
+        else:
+            self._client.swallow(answer)
+
+    def _return_connection(self, *, reusable: bool) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        connection.on_blocked = None
+        if reusable and connection.clean:
+            self._pool.reset_and_give_back(connection)
+        else:
+            connection.abort()
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.on_blocked = None
+            connection.abort()
+
+    def _release_pending(self) -> None:
+        """A recipient whose reply never came."""
+        if self._rcpt is not None:
+            (_, reservation, _), self._rcpt = self._rcpt, None
+            self._services.counters.release(reservation, self._services.clock.now_ns())
+
+    def _settle(self, how: Settle) -> None:
+        counters, now = self._services.counters, self._services.clock.now_ns()
+        reservations, self._reservations = self._reservations, []
+        if how is Settle.RELEASE:
+            for reservation in reservations:
+                counters.release(reservation, now)
+            return
+        actual = {Unit.BYTES: self._size}
+        for reservation in reservations:
+            counters.commit(reservation, now, actual)
+            actual = {}
+        account = self._client.account
+        if account is not None:
+            for hashed in self._new:
+                self._services.known.learn(account.id, hashed, now)
+
+    def _stage(self, stage: str) -> None:
+        now = time.perf_counter_ns()
+        spent = now - self._last
+        self._last = now
+        self._timings[stage] = self._timings.get(stage, 0) + spent // 1000
+        self._services.metrics.stage[stage].observe(spent / 1e9)
+
+    def _finish(self, verdict: Verdict, reason: Reason, answer: Reply | None) -> None:
+        """Write the record, once."""
+        if self.done:
+            return
+        self.done = True
+        client, services = self._client, self._services
+        services.metrics.transaction(verdict, reason)
+        if self._size and verdict is Verdict.ACCEPTED:
+            services.metrics.content_bytes.inc(self._size)
+        identity, account = client.identity, client.account
+        said = self._upstream_reply
+        services.put_row(
+            EventRow(
+                at_ns=self._started_ns,
+                session=client.session_id,
+                listener=client.listener_name,
+                client_address=identity.address,
+                client_network=client.network,
+                helo=identity.helo,
+                tls=client.tls_name,
+                login=identity.login,
+                account_id=None if account is None else account.id,
+                reverse_path=self.sender,
+                recipients=self._results,
+                verdict=verdict.value,
+                reason=reason.value,
+                limit_name=self._refusal.limit
+                if self._refusal is not None and reason is Reason.LIMIT_REACHED
+                else "",
+                reply="" if answer is None else str(answer),
+                upstream=self._pool.route.name if self._timings else "",
+                upstream_reply="" if said is None else str(said),
+                queue_id="" if said is None or verdict is not Verdict.ACCEPTED else read_queue_id(said.text),
+                size=self._size,
+                recipients_accepted=self.accepted,
+                timings=self._timings,
+            )
+        )
+
+
+def _ignore(result: Reply | Loss) -> None:
+    """XFORWARD informs; whether it is taken decides nothing."""
+
+
+def _domain_of(recipient: Mailbox) -> str:
+    return recipient.key.rpartition("@")[2]
+
+
+def _by_upstream(result: Reply) -> Decision:
+    """The upstream said no: its own words, but for a 421, which speaks of its connection and not of ours."""
+    if result.code == 421:
+        return Decision(Verdict.DEFERRED, Reason.UPSTREAM_DEFERRED, UPSTREAM_CLOSING)
+    if result.code < 400:
+        return Decision(Verdict.DEFERRED, Reason.UPSTREAM_LOST, UNREACHABLE)
+    if result.transient:
+        return Decision(Verdict.DEFERRED, Reason.UPSTREAM_DEFERRED, result)
+    return Decision(Verdict.REJECTED, Reason.UPSTREAM_REFUSED, result)

@@ -1,0 +1,494 @@
+"""The relay's side towards the mail server behind it: one connection, and the pool of idle ones.
+
+A reply that nobody waits for, or that is no reply, ends a connection. A connection goes back to the pool only clean:
+after a 2xx to the dot, or a 2xx to RSET.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final, cast
+
+from smartmail.core.reply import Reply, ReplyError, ReplyParser
+from smartmail.core.transfer import Loss
+from smartmail.core.xclient import Identity, xclient_command, xforward_command
+
+WRITE_HIGH: Final = 65536
+"""Octets waiting for a slow upstream at which its client is not read any further."""
+
+OnReply = Callable[[Reply | Loss], None]
+
+
+class Identify(Enum):
+    """How the upstream learns who the client is."""
+
+    AUTO = "auto"
+    XCLIENT = "xclient"
+    XFORWARD = "xforward"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds to wait for each reply (RFC 5321 section 4.5.3.2)."""
+
+    connect: int = 30
+    greeting: int = 300
+    mail: int = 300
+    rcpt: int = 300
+    data: int = 120
+    block: int = 180
+    dot: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the mail server is and how to treat it. host: "unix:/path" for a socket."""
+
+    host: str
+    port: int
+    lmtp: bool = False
+    identify: Identify = Identify.AUTO
+    tls: ssl.SSLContext | None = None
+    tls_required: bool = False
+    hostname: str = "localhost"
+    timeouts: Timeouts = Timeouts()
+    max_connections: int = 200
+    max_idle: int = 50
+    max_idle_seconds: int = 60
+    max_age_seconds: int = 300
+    max_uses: int = 1000
+
+    @property
+    def name(self) -> str:
+        """As logs and event rows name it."""
+        return self.host if self.host.startswith("unix:") else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an upstream's EHLO reply offered: keyword -> parameters, both upper case."""
+
+    keywords: dict[str, tuple[str, ...]]
+
+    def __contains__(self, keyword: str) -> bool:
+        return keyword in self.keywords
+
+    def attributes(self, keyword: str) -> frozenset[str]:
+        """The parameters of one keyword."""
+        return frozenset(self.keywords.get(keyword, ()))
+
+    @property
+    def max_size(self) -> int:
+        """The upstream's SIZE limit; 0: none is known."""
+        value = next(iter(self.keywords.get("SIZE", ())), "")
+        return int(value) if value.isdigit() else 0
+
+
+def read_capabilities(answer: Reply) -> Capabilities:
+    """Read an EHLO or LHLO reply; the first line is the greeting (RFC 5321 section 4.1.1.1)."""
+    keywords = {}
+    for line in answer.lines[1:]:
+        keyword, *parameters = line.upper().replace("=", " ", 1).split() or [""]
+        keywords[keyword] = tuple(parameters)
+    return Capabilities(keywords)
+
+
+class UpstreamError(Exception):
+    """No connection could be made. `reply`: what the upstream said, if it spoke."""
+
+    def __init__(self, reason: str, answer: Reply | None = None) -> None:
+        super().__init__(reason)
+        self.reply = answer
+
+
+class Connection(asyncio.Protocol):
+    """One connection. `send` queues a command and who gets its reply; replies come back in order."""
+
+    __slots__ = (
+        "_deadlines",
+        "_loop",
+        "_parser",
+        "_waiting",
+        "born",
+        "capabilities",
+        "deadline",
+        "idle_since",
+        "identity",
+        "lost",
+        "on_blocked",
+        "on_lost",
+        "transport",
+        "uses",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parser = ReplyParser()
+        self._waiting: deque[OnReply] = deque()
+        self.transport: asyncio.Transport | None = None
+        self.capabilities = Capabilities({})
+        self.identity: Identity | None = None
+        self.on_blocked: Callable[[bool], None] | None = None
+        self.on_lost: Callable[[Connection], None] | None = None
+        self.lost = False
+        self.deadline = 0.0
+        """Loop time by which the oldest reply is due; 0: none is."""
+        self.born = loop.time()
+        self.idle_since = self.born
+        self.uses = 0
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            replies = self._parser.feed(data)
+        except ReplyError:
+            self.abort()
+            return
+        for answer in replies:
+            if not self._waiting:
+                self.abort()
+                return
+            on_reply = self._waiting.popleft()
+            if not self._waiting:
+                self.deadline = 0.0
+            on_reply(answer)
+            if self.lost:
+                return
+
+    def pause_writing(self) -> None:
+        if self.on_blocked is not None:
+            self.on_blocked(True)
+
+    def resume_writing(self) -> None:
+        if self.on_blocked is not None:
+            self.on_blocked(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(Loss.UPSTREAM_LOST)
+
+    # for the relay
+
+    @property
+    def clean(self) -> bool:
+        """No reply is due or half received."""
+        return not self.lost and not self._waiting and self._parser.idle
+
+    def send(self, command: bytes, on_reply: OnReply, seconds: float) -> None:
+        """Write a command line; its reply, or what was lost, goes to `on_reply`."""
+        if self.lost or self.transport is None:
+            self._loop.call_soon(on_reply, Loss.UPSTREAM_LOST)
+            return
+        self.expect(on_reply, seconds)
+        self.transport.write(command)
+
+    def expect(self, on_reply: OnReply, seconds: float) -> None:
+        """A reply is due for what has been, or is about to be, written."""
+        self._waiting.append(on_reply)
+        self.deadline = self._loop.time() + seconds
+
+    def write(self, octets: bytes) -> None:
+        """Write content."""
+        if self.transport is not None and not self.lost:
+            self.transport.write(octets)
+
+    async def ask(self, command: bytes, seconds: float) -> Reply:
+        """Send a command and return its reply; raises UpstreamError where none comes."""
+        answer: asyncio.Future[Reply | Loss] = self._loop.create_future()
+
+        def arrived(result: Reply | Loss) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        if command:
+            self.send(command, arrived, seconds)
+        else:
+            self.expect(arrived, seconds)
+        try:
+            result = await asyncio.wait_for(answer, seconds)
+        except TimeoutError:
+            self.abort()
+            raise UpstreamError("no reply in time") from None
+        if isinstance(result, Loss):
+            raise UpstreamError("connection closed by the upstream")
+        return result
+
+    def overdue(self, now: float) -> None:
+        """Called by the sweep: end the connection if its reply is late."""
+        if self.deadline and now >= self.deadline:
+            self._end(Loss.UPSTREAM_SILENT)
+
+    def abort(self) -> None:
+        """Cut the connection: the upstream throws away what it has of a message."""
+        self._end(Loss.UPSTREAM_LOST)
+
+    def farewell(self) -> None:
+        """Say QUIT and close; nobody waits for the 221."""
+        if not self.lost and self.transport is not None:
+            self.on_lost, notify = None, self.on_lost
+            self.lost = True
+            self.transport.write(b"QUIT\r\n")
+            self.transport.close()
+            if notify is not None:
+                notify(self)
+
+    def _end(self, loss: Loss) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        self.deadline = 0.0
+        if self.transport is not None:
+            self.transport.abort()
+        if self.on_lost is not None:
+            self.on_lost(self)
+        waiting, self._waiting = self._waiting, deque()
+        for on_reply in waiting:
+            on_reply(loss)
+
+
+class Pool:
+    """Connections to one route. Newest idle one first, so that the rest can age out."""
+
+    def __init__(self, route: Route, loop: asyncio.AbstractEventLoop) -> None:
+        self.route = route
+        self.capabilities = Capabilities({})
+        """Of the newest connection; what EHLO on our side may promise."""
+        self.reachable: bool | None = None
+        self.opened = 0
+        self.reused = 0
+        self.failed = 0
+        self.on_change: Callable[[bool, str], None] | None = None
+        """Told when the upstream turns reachable or not, and why."""
+        self._loop = loop
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._opening = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(connections, idle ones)."""
+        return len(self._all), len(self._idle)
+
+    def take_idle(self) -> Connection | None:
+        """An idle connection that is young enough, at once; None: `connect` must make one."""
+        now = self._loop.time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.lost:
+                continue
+            if not connection.clean or self._worn(connection, now):
+                connection.farewell()
+                continue
+            connection.uses += 1
+            self.reused += 1
+            return connection
+        return None
+
+    async def connect(self) -> Connection:
+        """Open a connection and say EHLO. Raises UpstreamError."""
+        await self._room()
+        self._opening += 1
+        try:
+            connection = await self._open()
+        except (OSError, UpstreamError, TimeoutError) as error:
+            self.failed += 1
+            self._reachable(is_so=False, why=str(error) or type(error).__name__)
+            self._wake()
+            if isinstance(error, UpstreamError):
+                raise
+            raise UpstreamError(str(error) or type(error).__name__) from error
+        finally:
+            self._opening -= 1
+        self.opened += 1
+        connection.uses = 1
+        self._reachable(is_so=True, why="")
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Return a clean connection; call only after 2xx to the dot or to RSET."""
+        connection.on_blocked = None
+        if connection.lost:
+            return
+        if (
+            not connection.clean
+            or len(self._idle) >= self.route.max_idle
+            or connection.uses >= self.route.max_uses
+        ):
+            connection.farewell()
+            return
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+        self._wake()
+
+    def reset_and_give_back(self, connection: Connection) -> None:
+        """RSET, and back to the pool if the answer is 2xx."""
+        connection.on_blocked = None
+
+        def answered(result: Reply | Loss) -> None:
+            if isinstance(result, Reply) and result.positive:
+                self.give_back(connection)
+            else:
+                connection.farewell()
+
+        connection.send(b"RSET\r\n", answered, self.route.timeouts.mail)
+
+    def sweep(self, now: float) -> None:
+        """Once a second: late replies, and idle connections past their age."""
+        for connection in tuple(self._all):
+            connection.overdue(now)
+        for connection in [idle for idle in self._idle if self._worn(idle, now)]:
+            self._idle.remove(connection)
+            connection.farewell()
+
+    def close(self) -> None:
+        """Say goodbye on idle connections and cut the rest."""
+        for connection in tuple(self._idle):
+            connection.farewell()
+        self._idle.clear()
+        for connection in tuple(self._all):
+            connection.abort()
+
+    def retire(self) -> None:
+        """Another pool has taken over: idle connections end now, the others when their mail is done."""
+        self.route = replace(self.route, max_idle=0)
+        for connection in tuple(self._idle):
+            connection.farewell()
+        self._idle.clear()
+
+    async def identify(self, connection: Connection, identity: Identity) -> None:
+        """Tell the upstream who the client is by XCLIENT, which starts the session anew (XCLIENT_README). Raises
+        UpstreamError if it is refused."""
+        offered = connection.capabilities.attributes("XCLIENT")
+        for command in xclient_command(identity, offered).splitlines(keepends=True):
+            answer = await connection.ask(command, self.route.timeouts.mail)
+            if answer.code != 220:
+                connection.farewell()
+                raise UpstreamError("XCLIENT refused", answer)
+        connection.identity = identity
+        await self._hello(connection)
+
+    def wants_xclient(self, connection: Connection, identity: Identity) -> bool:
+        """Must `identify` be called before this client's mail?"""
+        if self.route.identify not in (Identify.AUTO, Identify.XCLIENT) or connection.identity == identity:
+            return False
+        return "XCLIENT" in connection.capabilities
+
+    def forward_command(self, connection: Connection, identity: Identity) -> bytes:
+        """The XFORWARD command for this client; b"" where it is not used."""
+        if self.route.identify not in (Identify.AUTO, Identify.XFORWARD):
+            return b""
+        if "XFORWARD" not in connection.capabilities:
+            return b""
+        if self.route.identify is Identify.AUTO and "XCLIENT" in connection.capabilities:
+            return b""
+        return xforward_command(identity, connection.capabilities.attributes("XFORWARD"))
+
+    # inside
+
+    def _worn(self, connection: Connection, now: float) -> bool:
+        route = self.route
+        return (
+            now - connection.born > route.max_age_seconds
+            or now - connection.idle_since > route.max_idle_seconds
+        )
+
+    async def _room(self) -> None:
+        """Wait until one more connection is allowed."""
+        while len(self._all) + self._opening >= self.route.max_connections:
+            if idle := (self._idle.pop() if self._idle else None):
+                idle.farewell()
+                continue
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await asyncio.wait_for(waiter, self.route.timeouts.connect)
+            except TimeoutError:
+                raise UpstreamError("all connections to the upstream are in use") from None
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    async def _open(self) -> Connection:
+        route = self.route
+        connection = Connection(self._loop)
+        connection.on_lost = self._forget
+        async with asyncio.timeout(route.timeouts.connect):
+            if route.host.startswith("unix:"):
+                await self._loop.create_unix_connection(lambda: connection, route.host[5:])
+            else:
+                await self._loop.create_connection(lambda: connection, route.host, route.port)
+        self._all.add(connection)
+        try:
+            await self._shake_hands(connection)
+        except BaseException:
+            connection.abort()
+            raise
+        self.capabilities = connection.capabilities
+        return connection
+
+    async def _shake_hands(self, connection: Connection) -> None:
+        route = self.route
+        greeting = await connection.ask(b"", route.timeouts.greeting)
+        if greeting.code != 220:
+            connection.farewell()
+            raise UpstreamError(f"greeted with {greeting}", greeting)
+        await self._hello(connection)
+        if route.tls is not None:
+            await self._start_tls(connection, route.tls)
+
+    async def _hello(self, connection: Connection) -> None:
+        verb = "LHLO" if self.route.lmtp else "EHLO"
+        answer = await connection.ask(f"{verb} {self.route.hostname}\r\n".encode(), self.route.timeouts.mail)
+        if not answer.positive:
+            connection.farewell()
+            raise UpstreamError(f"{verb} answered with {answer}", answer)
+        connection.capabilities = read_capabilities(answer)
+
+    async def _start_tls(self, connection: Connection, context: ssl.SSLContext) -> None:
+        route = self.route
+        if "STARTTLS" not in connection.capabilities:
+            if route.tls_required:
+                connection.farewell()
+                raise UpstreamError("STARTTLS is required but not offered")
+            return
+        answer = await connection.ask(b"STARTTLS\r\n", route.timeouts.mail)
+        if not answer.positive or not connection.clean or connection.transport is None:
+            connection.abort()
+            raise UpstreamError(f"STARTTLS answered with {answer}", answer)
+        transport = await self._loop.start_tls(
+            connection.transport,
+            connection,
+            context,
+            server_hostname=route.host if route.tls_required and not route.host.startswith("unix:") else None,
+            ssl_handshake_timeout=route.timeouts.connect,
+        )
+        if transport is None:
+            connection.abort()
+            raise UpstreamError("STARTTLS handshake failed")
+        connection.connection_made(transport)
+        await self._hello(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._wake()
+
+    def _reachable(self, *, is_so: bool, why: str) -> None:
+        if self.reachable is not is_so:
+            self.reachable = is_so
+            if self.on_change is not None:
+                self.on_change(is_so, why)
