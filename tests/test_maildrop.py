@@ -112,9 +112,7 @@ async def test_250_carries_the_id_and_the_message_is_there(client: Client, direc
     assert identifier[1] in path.name
     assert path.stat().st_mode & 0o077 == 0
     assert body(path.read_bytes()) == b"Subject: x\n\nhello\n"
-    assert path.read_bytes().startswith(
-        b"Return-Path: <alice@example.com>\nDelivered-To: bob@example.com\nReceived: "
-    )
+    assert path.read_bytes().startswith(b"Return-Path: <alice@example.com>\nDelivered-To: bob@example.com\nReceived: ")
     assert list((directory / "bob@example.com" / "tmp").iterdir()) == []
 
 
@@ -218,9 +216,7 @@ async def test_the_largest_message_that_fits_is_kept(client: Client, directory: 
     assert len(body(kept(directory)[0])) == MAX_SIZE - 1
 
 
-async def test_large_messages_at_once_are_put_off_not_held_without_bound(
-    drop: MaildropServer, directory: Path
-) -> None:
+async def test_large_messages_at_once_are_put_off_not_held_without_bound(drop: MaildropServer, directory: Path) -> None:
     clients = [await connect(drop.address) for _ in range(6)]
     for client in clients:
         await client.say("MAIL FROM:<alice@example.com>")
@@ -262,9 +258,7 @@ async def test_garbage_gets_5xx_and_the_next_session_is_served(drop: MaildropSer
     await again.close()
 
 
-async def test_a_client_that_leaves_in_the_middle_leaves_nothing(
-    drop: MaildropServer, directory: Path
-) -> None:
+async def test_a_client_that_leaves_in_the_middle_leaves_nothing(drop: MaildropServer, directory: Path) -> None:
     client = await connect(drop.address)
     await client.say("MAIL FROM:<alice@example.com>")
     await client.say("RCPT TO:<bob@example.com>")
@@ -398,16 +392,12 @@ asyncio.run(main())
 @pytest.fixture
 def process(directory: Path) -> Iterator[subprocess.Popen[str]]:
     """A maildrop in a process of its own; its first output line is the port."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(directory)], stdout=subprocess.PIPE, text=True
-    ) as running:
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(directory)], stdout=subprocess.PIPE, text=True) as running:
         yield running
         running.kill()
 
 
-async def test_kill_9_under_load_loses_nothing_that_got_250(
-    process: subprocess.Popen[str], directory: Path
-) -> None:
+async def test_kill_9_under_load_loses_nothing_that_got_250(process: subprocess.Popen[str], directory: Path) -> None:
     assert process.stdout is not None
     port = int(process.stdout.readline())
     positive: set[str] = set()

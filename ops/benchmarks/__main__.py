@@ -17,9 +17,7 @@ WIDTH = 110
 def _peers(text: str) -> frozenset[str]:
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
     if unknown := sorted(names - set(relay.PEER_IDS)):
-        raise argparse.ArgumentTypeError(
-            f"no such peer: {', '.join(unknown)} (known: {', '.join(relay.PEER_IDS)})"
-        )
+        raise argparse.ArgumentTypeError(f"no such peer: {', '.join(unknown)} (known: {', '.join(relay.PEER_IDS)})")
     return names
 
 
@@ -34,13 +32,9 @@ def _arguments() -> argparse.Namespace:
         prog="ops/bench", description="Measure against real peers, on this machine, in one run."
     )
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    one = names.add_parser(
-        "relay", help="the SMTP relay against HAProxy, nginx, Haraka, aiosmtpd and Postfix"
-    )
+    one = names.add_parser("relay", help="the SMTP relay against HAProxy, nginx, Haraka, aiosmtpd and Postfix")
     one.add_argument("--json", action="store_true", help="one JSON object on stdout, progress on stderr")
-    one.add_argument(
-        "--quick", action="store_true", help="shorter runs: under three minutes, rougher figures"
-    )
+    one.add_argument("--quick", action="store_true", help="shorter runs: under three minutes, rougher figures")
     one.add_argument("--rounds", type=_rounds, default=3, metavar="N", help="interleaved rounds (default 3)")
     one.add_argument(
         "--only", type=_peers, default=frozenset(relay.PEER_IDS), metavar="PEER,...",

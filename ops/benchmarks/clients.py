@@ -58,9 +58,7 @@ class Session:
         while True:
             line = await self.reader.readline()
             if not line.startswith(code):
-                raise Refused(
-                    f"wanted {code.decode()}, got {line[:200].decode(errors='replace').strip() or 'the end'}"
-                )
+                raise Refused(f"wanted {code.decode()}, got {line[:200].decode(errors='replace').strip() or 'the end'}")
             if line[3:4] != b"-":
                 return
 
@@ -126,9 +124,7 @@ class TlsSession:
             if not piece or (got.endswith(b"\r\n") and last[3:4] != b"-"):
                 break
         if not got.startswith(code):
-            raise Refused(
-                f"wanted {code.decode()}, got {got[:200].decode(errors='replace').strip() or 'the end'}"
-            )
+            raise Refused(f"wanted {code.decode()}, got {got[:200].decode(errors='replace').strip() or 'the end'}")
 
     def say(self, line: bytes, code: bytes) -> None:
         """Send and expect."""

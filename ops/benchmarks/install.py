@@ -81,9 +81,7 @@ def node_major() -> int:
     node = which("node")
     if node is None:
         return 0
-    version = subprocess.run(
-        [node, "--version"], capture_output=True, text=True, timeout=20, check=False
-    ).stdout
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
     return int(version.strip().lstrip("v").split(".")[0] or 0)
 
 

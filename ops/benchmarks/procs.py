@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,8 +70,14 @@ class Processes:
 
     folder: Path
     children: list[Child] = field(default_factory=list)
+    guard: "subprocess.Popen[bytes] | None" = None
 
     def __enter__(self) -> "Processes":
+        self.guard = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("guard.py"), self.folder],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         # Orphans of a server (Postfix and Dovecot fork) come to us, so that the sweep at the end finds them.
         LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         return self
@@ -79,7 +86,11 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop(self.children)
-        kill_all(descendants([os.getpid()]) - {os.getpid()})
+        guard = self.guard
+        kill_all(descendants([os.getpid()]) - {os.getpid(), 0 if guard is None else guard.pid})
+        if guard is not None and guard.stdin is not None:
+            guard.stdin.close()
+            guard.wait(10)
         reap()
 
     def start(
@@ -117,6 +128,9 @@ class Processes:
                 )
         except OSError as error:
             raise StartFailed(f"{name}: {error}") from error
+        if self.guard is not None and self.guard.stdin is not None:
+            self.guard.stdin.write(f"{popen.pid}\n".encode())
+            self.guard.stdin.flush()
         child = Child(name, popen, log)
         self.children.append(child)
         return child

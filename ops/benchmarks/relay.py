@@ -171,13 +171,9 @@ def run(root: Path, plan: Plan, wanted: frozenset[str], say: Say) -> tuple[repor
     absent = install.install_packages((*programs, "smtp-source", "smtp-sink", *submission.PROGRAMS), say)
     if absent:
         say(f"missing, and not installed since that needs root: {', '.join(absent)}")
-    haraka = (
-        install.haraka(root / ".cache" / "bench", say) if wanted & {"haraka", "haraka-no-delay"} else None
-    )
+    haraka = install.haraka(root / ".cache" / "bench", say) if wanted & {"haraka", "haraka-no-delay"} else None
     cores = Cores.plan()
-    folder = Path(
-        tempfile.mkdtemp(prefix="smartmail-bench-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None)
-    )
+    folder = Path(tempfile.mkdtemp(prefix="smartmail-bench-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None))
     folder.chmod(0o755)
     started = time.monotonic()
     try:
@@ -194,6 +190,4 @@ def pinning(cores: Cores) -> str:
     """How processes were laid on cores, in words."""
     if not cores.server:
         return "one core, nothing pinned"
-    return (
-        f"every server side on core {min(cores.server)}, source, sink and clients on core {min(cores.load)}"
-    )
+    return f"every server side on core {min(cores.server)}, source, sink and clients on core {min(cores.load)}"

@@ -6,9 +6,7 @@ import sys
 from typing import cast
 
 RECEIVE_BUFFER = 262_144
-CAPABILITIES = (
-    b"250-sink.example.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 0\r\n250 ENHANCEDSTATUSCODES\r\n"
-)
+CAPABILITIES = b"250-sink.example.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 0\r\n250 ENHANCEDSTATUSCODES\r\n"
 
 
 class SlowSink(asyncio.Protocol):
@@ -79,9 +77,7 @@ async def serve(port: int, rate: float) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
-    server = await asyncio.get_running_loop().create_server(
-        lambda: SlowSink(rate), sock=listener, backlog=1024
-    )
+    server = await asyncio.get_running_loop().create_server(lambda: SlowSink(rate), sock=listener, backlog=1024)
     await server.serve_forever()
 
 

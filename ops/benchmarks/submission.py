@@ -143,9 +143,7 @@ def _run(*command: str | Path) -> str:
     )
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise StartFailed(
-            f"{Path(str(command[0])).name} ended with code {done.returncode}: {lines[-1][:300]}"
-        )
+        raise StartFailed(f"{Path(str(command[0])).name} ended with code {done.returncode}: {lines[-1][:300]}")
     return done.stdout
 
 
@@ -204,20 +202,13 @@ def start_postfix(stage: Stage) -> tuple[int, Child, Path]:
     (home / "etc" / "main.cf").write_text(text)
     (home / "etc" / "master.cf").write_text(MASTER.format(port=port))
     _run(program("chown"), "postfix", home / "data")
-    child = stage.processes.start(
-        "postfix", [program("postfix"), "-c", home / "etc", "start-fg"], stage.server_cores
-    )
+    child = stage.processes.start("postfix", [program("postfix"), "-c", home / "etc", "start-fg"], stage.server_cores)
     wait_for_greeting(child, port)
     return port, child, home / "queue"
 
 
 def _queued(queue: Path) -> int:
-    return sum(
-        1
-        for name in ("maildrop", "incoming", "active")
-        for path in (queue / name).rglob("*")
-        if path.is_file()
-    )
+    return sum(1 for name in ("maildrop", "incoming", "active") for path in (queue / name).rglob("*") if path.is_file())
 
 
 def _drain(queue: Path) -> None:
@@ -262,9 +253,7 @@ def _our_side(stage: Stage) -> Side:
     return Side(Target(port, (child.pid, stage.dovecot.pid)), lambda: None)
 
 
-def measure(
-    driver: Driver, folder: Path, sink: int, counts: tuple[int, int], wanted: frozenset[str]
-) -> Result:
+def measure(driver: Driver, folder: Path, sink: int, counts: tuple[int, int], wanted: frozenset[str]) -> Result:
     """Interleaved rounds of both sides that are in `wanted`; `counts` = (messages per run, rounds)."""
     result = Result({"postfix": [], "ours": []}, {})
     messages, rounds = counts

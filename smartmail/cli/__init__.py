@@ -55,9 +55,7 @@ def load_noun(noun: str) -> Any:
     command.name = noun
     command.help = command.help or NOUNS[noun]
     # Completion is installed once, for the whole program, not once for each noun.
-    command.params = [
-        one for one in command.params if one.name not in ("install_completion", "show_completion")
-    ]
+    command.params = [one for one in command.params if one.name not in ("install_completion", "show_completion")]
     return command
 
 
@@ -106,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keeps its traceback.
     """
     try:
-        app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="smartmail")
+        command = typer.main.get_command(app)
+        command(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="smartmail")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.FOUND_BAD
     except Exception as error:

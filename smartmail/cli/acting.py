@@ -1,4 +1,5 @@
-"""What the verbs that change something share: who does it, show the plan, ask, apply; passwords; times and dates."""
+"""What the verbs that change something share: who does it, show the plan, ask, apply; passwords; times and
+dates."""
 
 import getpass
 import os
@@ -190,8 +191,8 @@ def change_dicts(changes: Sequence[StandingChange]) -> list[dict[str, object]]:
 
 
 def one_axis(moves: Sequence[Move], axis: Axis | None) -> tuple[Move, ...]:
-    """Of the moves that lift holds, those on `axis`. Raises CliError when there are two and none was named: who has
-    paid must not by that come back from being closed for spam."""
+    """Of the moves that lift holds, those on `axis`. Raises CliError when there are two and none was
+    named: who has paid must not by that come back from being closed for spam."""
     if axis is None and len({move.axis for move in moves}) > 1:
         listed = "; ".join(map(str, moves))
         raise CliError(f"two things hold it: {listed}", remedy="say which with --axis", code=ExitCode.USAGE)

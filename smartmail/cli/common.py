@@ -1,7 +1,6 @@
 """What the nouns share: exit codes, the configuration, the store, tables, JSON, and errors in one form."""
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,9 +43,7 @@ class ExitCode(IntEnum):
 class CliError(Exception):
     """A failure that we can explain: what is wrong, where, and what to do about it."""
 
-    def __init__(
-        self, what: str, *, where: str = "", remedy: str = "", code: ExitCode = ExitCode.FOUND_BAD
-    ) -> None:
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", code: ExitCode = ExitCode.FOUND_BAD) -> None:
         super().__init__(what)
         self.what = what
         self.where = where
@@ -97,7 +94,7 @@ def console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _UNBOUNDED
+    width = None if stream.isatty() else _UNBOUNDED
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
@@ -163,6 +160,4 @@ def _cell(value: object) -> str:
         return "yes" if value else "no"
     text = str(value)
     # A login or address may hold terminal escapes.
-    return (
-        text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-    )
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)

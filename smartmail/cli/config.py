@@ -68,9 +68,7 @@ def show(
     elif not rows:
         console().print("every value is the default")
     else:
-        print_table(
-            ("key", "value", "from"), [(key, toml_value(value), origin) for key, value, origin in rows]
-        )
+        print_table(("key", "value", "from"), [(key, toml_value(value), origin) for key, value, origin in rows])
 
 
 @app.command()

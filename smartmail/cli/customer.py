@@ -122,9 +122,7 @@ def set_(
 
 
 @app.command()
-def suspend(
-    ctx: typer.Context, customer: Ref, reason: Reason = "", dry_run: DryRun = False, yes: Yes = False
-) -> None:
+def suspend(ctx: typer.Context, customer: Ref, reason: Reason = "", dry_run: DryRun = False, yes: Yes = False) -> None:
     """Suspend a customer for not paying: no account of it sends, mail to them is deferred, none is lost."""
 
     def plan(connection: Connection) -> tuple[tuple[Move, ...], list[str]]:
@@ -136,9 +134,7 @@ def suspend(
 
 
 @app.command()
-def close(
-    ctx: typer.Context, customer: Ref, reason: Reason = "", dry_run: DryRun = False, yes: Yes = False
-) -> None:
+def close(ctx: typer.Context, customer: Ref, reason: Reason = "", dry_run: DryRun = False, yes: Yes = False) -> None:
     """Close a customer: no account of it sends or receives, mail to them is refused."""
 
     def plan(connection: Connection) -> tuple[tuple[Move, ...], list[str]]:

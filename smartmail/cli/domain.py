@@ -76,17 +76,13 @@ def show(ctx: typer.Context, name: Name, as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def close(
-    ctx: typer.Context, name: Name, reason: Reason = "", dry_run: DryRun = False, yes: Yes = False
-) -> None:
+def close(ctx: typer.Context, name: Name, reason: Reason = "", dry_run: DryRun = False, yes: Yes = False) -> None:
     """Close a domain: its accounts neither send nor receive; mail to them is refused."""
     _move(ctx, name, reason, closed=True, dry_run=dry_run, yes=yes)
 
 
 @app.command()
-def reopen(
-    ctx: typer.Context, name: Name, reason: Reason = "", dry_run: DryRun = False, yes: Yes = False
-) -> None:
+def reopen(ctx: typer.Context, name: Name, reason: Reason = "", dry_run: DryRun = False, yes: Yes = False) -> None:
     """Open a closed domain again: each account is as its own standing says."""
     _move(ctx, name, reason, closed=False, dry_run=dry_run, yes=yes)
 

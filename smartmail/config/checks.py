@@ -218,9 +218,7 @@ def _auth(config: Config) -> Iterator[Finding]:
         yield Finding((("auth", "socket"), ("auth", "backend")), reason, hint)
     if config.auth.backend == "local" and config.auth.socket:
         reason = 'a socket means nothing with backend = "local"'
-        yield Finding(
-            (("auth", "socket"), ("auth", "backend")), reason, 'leave it out, or backend = "dovecot"'
-        )
+        yield Finding((("auth", "socket"), ("auth", "backend")), reason, 'leave it out, or backend = "dovecot"')
 
 
 def _store(config: Config, origins: Mapping[str, str]) -> Iterator[Finding]:

@@ -36,6 +36,7 @@ CREDENTIALS: Mapping[tuple[str, str], bool] = {
 }
 """Keys that a systemd credential "section.key" may give; True: by its content, False: by its path."""
 
+_PREFIX = "SMARTMAIL_"
 _HEADER = re.compile(r"\s*(\[\[|\[)\s*([\w.\-\"' ]+?)\s*\]")
 _KEY = re.compile(r"\s*([\w.\-\"']+)\s*=")
 _POSITION = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)")
@@ -101,14 +102,14 @@ def read(path: Path | None, environ: Mapping[str, str]) -> Loaded:
             if not any(_touches(key, faulty) for key in map(key_path, finding.locs)):
                 draft.add(finding.locs[0], finding.reason, finding.hint)
     if draft.problems or config is None:
-        raise ConfigError(sorted(draft.problems, key=lambda problem: (problem.file, problem.line)))
+        raise ConfigError(sorted(draft.problems, key=lambda one: (one.file != draft.file, one.file, one.line)))
     origins = {key: draft.origins.get(key, "default") for key, _ in flatten(config)}
     return Loaded(config, path, origins)
 
 
 def env_name(section: str, key: str) -> str:
     """The environment variable that overrides a key: SMARTMAIL_SERVER__HOSTNAME."""
-    return f"SMARTMAIL_{section}__{key}".upper()
+    return f"{_PREFIX}{section}__{key}".upper()
 
 
 def flatten(config: Config) -> Iterator[tuple[str, object]]:
@@ -119,9 +120,7 @@ def flatten(config: Config) -> Iterator[tuple[str, object]]:
             yield from ((f"{name}.{key}", getattr(value, key)) for key in type(value).model_fields)
         else:
             for index, entry in enumerate(value):
-                yield from (
-                    (f"{name}[{index}].{key}", getattr(entry, key)) for key in type(entry).model_fields
-                )
+                yield from ((f"{name}[{index}].{key}", getattr(entry, key)) for key in type(entry).model_fields)
 
 
 def _text(path: Path) -> str:
@@ -197,12 +196,13 @@ def _overlay_environment(draft: _Draft, environ: Mapping[str, str]) -> None:
     }
     for name, raw in sorted(environ.items()):
         # Without two underscores it is no setting: Kubernetes sets SMARTMAIL_PORT for a service "smartmail".
-        if not name.startswith("SMARTMAIL_") or "__" not in name:
+        if not name.startswith(_PREFIX) or "__" not in name:
             continue
         if name not in known:
-            near = closest(name, [word.lower() for word in known]).upper()
+            # Without the prefix, which is alike in all of them.
+            near = closest(name[len(_PREFIX) :], [word[len(_PREFIX) :].lower() for word in known]).upper()
             hint = (
-                f"did you mean {near}?"
+                f"did you mean {_PREFIX}{near}?"
                 if near
                 else "the form is SMARTMAIL_SECTION__KEY; lists of tables: file only"
             )
@@ -231,12 +231,7 @@ def _overlay_secrets(draft: _Draft, environ: Mapping[str, str]) -> None:
     for (section, key), by_content in CREDENTIALS.items() if folder else ():
         credential = Path(folder or "", f"{section}.{key}")
         table = draft.data.setdefault(section, {})
-        if (
-            not isinstance(table, dict)
-            or table.get(key)
-            or table.get(f"{key}_file")
-            or not credential.is_file()
-        ):
+        if not isinstance(table, dict) or table.get(key) or table.get(f"{key}_file") or not credential.is_file():
             continue
         if by_content:
             _take_url(draft, credential, key)
@@ -293,9 +288,7 @@ def _put_aside(data: dict[str, Any], loc: Loc) -> None:
         here = here[part]
     info = fields_at(loc[: depth - 1]).get(str(last))
     if isinstance(here, list):
-        here[int(last)] = {
-            key: field.examples[0] for key, field in fields_at(loc[:1]).items() if field.examples
-        }
+        here[int(last)] = {key: field.examples[0] for key, field in fields_at(loc[:1]).items() if field.examples}
     elif isinstance(here, dict) and info and info.is_required():
         here[str(last)] = info.examples[0] if info.examples else None
     elif isinstance(here, dict):
@@ -304,6 +297,5 @@ def _put_aside(data: dict[str, Any], loc: Loc) -> None:
 
 def _touches(key: str, faulty: frozenset[str]) -> bool:
     return any(
-        key == bad or key.startswith((f"{bad}.", f"{bad}[")) or bad.startswith((f"{key}.", f"{key}["))
-        for bad in faulty
+        key == bad or key.startswith((f"{bad}.", f"{bad}[")) or bad.startswith((f"{key}.", f"{key}[")) for bad in faulty
     )

@@ -281,9 +281,7 @@ class Config(Section):
 
     server: ServerConfig = Field(default_factory=ServerConfig)
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
-    listener: Annotated[tuple[ListenerConfig, ...], Field(max_length=64)] = Field(
-        default_factory=_embedded_listeners
-    )
+    listener: Annotated[tuple[ListenerConfig, ...], Field(max_length=64)] = Field(default_factory=_embedded_listeners)
     tls: TlsConfig = Field(default_factory=TlsConfig)
     auth: AuthConfig = Field(default_factory=AuthConfig)
     upstream: UpstreamConfig = Field(default_factory=UpstreamConfig)

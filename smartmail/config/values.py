@@ -110,9 +110,7 @@ def _upstream(text: str, info: ValidationInfo) -> str:
     if isinstance(address, UnixAddress):
         path = str(_resolved(Path(address.path), info))
         if len(path.encode()) > _MAX_UNIX_PATH:
-            raise wrong(
-                f"a UNIX socket's path may have {_MAX_UNIX_PATH} octets at most", "use a shorter path"
-            )
+            raise wrong(f"a UNIX socket's path may have {_MAX_UNIX_PATH} octets at most", "use a shorter path")
         return str(UnixAddress(path))
     if not address.port:
         raise wrong("port 0 cannot be connected to", 'for example "127.0.0.1:10025"')

@@ -39,7 +39,7 @@ _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]"
 # The plain case: ASCII, no quotes, no literal, last label starts with a letter, nothing that could be a
 # route. Possessive repeats keep every pattern here linear in its input.
 _PLAIN = re.compile(
-    rb" *<([A-Za-z0-9!#$&'*+/=?^_`{|}~-]++(?:\.[A-Za-z0-9!#$&'*+/=?^_`{|}~-]++)*+)"
+    rb" *+<([A-Za-z0-9#$&'*+/=?^_`{|}~-]++(?:\.[A-Za-z0-9#$&'*+/=?^_`{|}~-]++)*+)"
     rb"@((?:[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+\.)*+[A-Za-z][A-Za-z0-9]*+(?:-++[A-Za-z0-9]++)*+)>"
 )
 _PATH = re.compile(

@@ -32,8 +32,7 @@ _SIZE = re.compile(rb"[0-9]{1,20}")
 _XTEXT = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-Fa-f]{2})*+")
 _HEX = re.compile(rb"\+(..)")
 _X_ENCODED: Final = tuple(
-    bytes([octet]) if 0x21 <= octet <= 0x7E and octet not in b"+=" else b"+%02X" % octet
-    for octet in range(256)
+    bytes([octet]) if 0x21 <= octet <= 0x7E and octet not in b"+=" else b"+%02X" % octet for octet in range(256)
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PRINTABLE = re.compile(r"[ -~]++")
@@ -114,9 +113,7 @@ def parse_mail_parameters(rest: bytes, offered: frozenset[str]) -> MailParameter
         if (size is None or "SIZE" in offered) and (body is None or "8BITMIME" in offered):
             if size is None:
                 return _ONLY_8BITMIME
-            return MailParameters._make(
-                (int(size), "8BITMIME" if body else "", False, "", "", "", False, rest)
-            )
+            return MailParameters._make((int(size), "8BITMIME" if body else "", False, "", "", "", False, rest))
     given = _read(rest, _MAIL_EXTENSIONS, offered)
     size_given = _value(given, b"SIZE")
     fields = MailParameters(

@@ -35,7 +35,7 @@ class KnownRecipients:
     most capacity / 2**64. Hours are whole: a recipient is forgotten up to an hour before `max_age_seconds`.
     """
 
-    __slots__ = ("_accounts", "_capacity", "_clock", "_hour", "_max_hours", "_unswept")
+    __slots__ = ("_accounts", "_capacity", "_clock", "_hour", "_max_hours", "_share", "_unswept")
 
     def __init__(self, capacity: int = CAPACITY, max_age_seconds: int = MAX_AGE_SECONDS) -> None:
         if capacity < 1 or max_age_seconds < 3600:
@@ -46,6 +46,7 @@ class KnownRecipients:
         self._clock = SteadyClock()
         self._hour = 0
         self._unswept: list[int] = []
+        self._share = 0
 
     @property
     def accounts(self) -> int:
@@ -89,8 +90,9 @@ class KnownRecipients:
         hour = self._read(now_ns)
         if not self._unswept:
             self._unswept = list(self._accounts)
+            self._share = max(SWEEP_AT_LEAST, len(self._accounts) >> 6)
         dropped = 0
-        for _ in range(min(len(self._unswept), max(SWEEP_AT_LEAST, len(self._accounts) >> 6))):
+        for _ in range(min(len(self._unswept), self._share)):
             account = self._unswept.pop()
             seen = self._accounts.get(account, {})
             while seen and hour - seen[oldest := next(iter(seen))] >= self._max_hours:

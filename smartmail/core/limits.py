@@ -142,13 +142,14 @@ class Counters:
     holds nothing against anybody that it did not report.
     """
 
-    __slots__ = ("_clock", "_due", "_last_id", "_meters", "_open", "_unswept")
+    __slots__ = ("_clock", "_due", "_last_id", "_meters", "_open", "_share", "_unswept")
 
     def __init__(self) -> None:
         self._clock = SteadyClock()
         self._meters: dict[MeterName, Meter] = {}
         self._open: dict[int, Reservation] = {}
         self._unswept: list[MeterName] = []
+        self._share = 0
         self._last_id = 0
         self._due = 0
 
@@ -266,11 +267,11 @@ class Counters:
         for meter in self._meters.values():
             if meter.idle(now):
                 continue
-            row = meter.row(offset)
+            row = meter.row(now, offset)
             if meter.held:
-                twin = meter_from_row(row, now, offset)
+                twin = meter_from_row(row, now - offset, offset)
                 twin.commit(0, meter.held, now)
-                row = twin.row(offset)
+                row = twin.row(now, offset)
             rows.append(row)
         return rows
 
@@ -293,9 +294,7 @@ class Counters:
         self._unswept = []
         self._clock = SteadyClock(now_ns)
 
-    def _hold(
-        self, charges: Sequence[Charge], now: int, holds: dict[Meter, int]
-    ) -> tuple[Charge, ...] | Refusal:
+    def _hold(self, charges: Sequence[Charge], now: int, holds: dict[Meter, int]) -> tuple[Charge, ...] | Refusal:
         """Hold all charges and note them in `holds`, or undo and refuse. Returns the shadowed ones."""
         meters = self._meters
         shadowed: tuple[Charge, ...] = ()
@@ -353,7 +352,8 @@ class Counters:
         meters = self._meters
         if not self._unswept:
             self._unswept = list(meters)
-        for _ in range(min(len(self._unswept), max(SWEEP_AT_LEAST, len(meters) >> 5))):
+            self._share = max(SWEEP_AT_LEAST, len(meters) >> 5)
+        for _ in range(min(len(self._unswept), self._share)):
             meter = meters.get(self._unswept.pop())
             if meter is not None and meter.idle(now):
                 del meters[meter.name]

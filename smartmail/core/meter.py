@@ -93,8 +93,8 @@ class Meter(ABC):
         """Committed units that count at `now`, rounded up."""
 
     @abstractmethod
-    def row(self, offset: int) -> Row:
-        """All but the holds, for a dump; `offset` is taken off every time."""
+    def row(self, now: int, offset: int) -> Row:
+        """All but the holds, as of `now`, for a dump; `offset` is taken off every time."""
 
     def idle(self, now: int) -> bool:
         """True when forgetting this meter changes nothing."""
@@ -141,17 +141,17 @@ class Rate(Meter):
     def used(self, now: int) -> int:
         return _ceil(self._left(now), self.span)
 
-    def row(self, offset: int) -> Row:
-        return ("rate", *self.name[:4], self._quota, self._level, self._at - offset)
+    def row(self, now: int, offset: int) -> Row:
+        return ("rate", *self.name[:4], self._quota, self._left(now))
 
     @classmethod
     def from_row(cls, name: MeterName, numbers: Sequence[int], latest: int, shift: int) -> "Rate":
-        """The meter of a row; times after `latest` are read as `latest`, then all are shifted."""
-        if len(numbers) != 3 or min(numbers[:2]) < 0:
+        """The meter of a row that was written at `latest`, which is read as `latest + shift`."""
+        if len(numbers) != 2 or min(numbers) < 0:
             raise RowError(f"not a rate: {name}")
         meter = cls(name)
-        meter._quota, meter._level = numbers[0], numbers[1]
-        meter._at = min(numbers[2], latest) + shift
+        meter._quota, meter._level = numbers
+        meter._at = latest + shift
         return meter
 
     def _left(self, now: int) -> int:
@@ -218,7 +218,8 @@ class Window(Meter):
             self._drain(now)
         return self._total
 
-    def row(self, offset: int) -> Row:
+    def row(self, now: int, offset: int) -> Row:
+        self._drain(now)
         log = self._log
         times = (value if index % 2 else value - offset for index, value in enumerate(log))
         return ("window", *self.name[:4], self._start - offset, *times)

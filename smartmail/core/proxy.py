@@ -15,7 +15,9 @@ MAX_V2: Final = 4096
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V1: Final = b"PROXY "
-_LINE = re.compile(rb"PROXY (?:UNKNOWN(?: [^\r\n]*+)?+|TCP([46]) ([0-9A-Fa-f:.]++) ([0-9A-Fa-f:.]++) (\d{1,5}) (\d{1,5}))")
+_LINE = re.compile(
+    rb"PROXY (?:UNKNOWN(?: [^\r\n]*+)?+|TCP([46]) ([0-9A-Fa-f:.]++) ([0-9A-Fa-f:.]++) (\d{1,5}) (\d{1,5}))"
+)
 _LOCAL: Final = 0x20
 _PROXY: Final = 0x21
 _TCP4: Final = 0x11
@@ -88,9 +90,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
         return ProxyHeader(None, None, rest)
     source, destination, source_port, destination_port = (field.decode("ascii") for field in fields)
     numeric = _four if family == b"4" else _six
-    return ProxyHeader(
-        (numeric(source), _port(source_port)), (numeric(destination), _port(destination_port)), rest
-    )
+    return ProxyHeader((numeric(source), _port(source_port)), (numeric(destination), _port(destination_port)), rest)
 
 
 def _parse_v2(data: bytes) -> ProxyHeader | None:

@@ -7,16 +7,27 @@ import re
 from dataclasses import dataclass
 
 MAX_REPLY_LINE = 4096
-"""Octets of one upstream reply line, CRLF included. RFC 5321 4.5.3.1.5 asks for 512; servers with long texts exceed it."""
+"""Octets of one upstream reply line, CRLF included. RFC 5321 4.5.3.1.5 asks for 512; long texts exceed it."""
 MAX_REPLY_SIZE = 65536
 """Octets of one whole upstream reply: a large EHLO answer has about 1,000."""
 
-_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)")
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
 _LINE = re.compile(rb"([2-5][0-9]{2})([ -]?)([\t\x20-\x7e\x80-\xff]*)")
+# A whole reply of one line. The enhanced code is of the reply's own class, or it is text.
+_ONE_LINE = re.compile(
+    rb"(([2-5])[0-9]{2})(?: (?:(\2\.[0-9]{1,3}\.[0-9]{1,3})(?: |(?=\r)))?+([\t\x20-\x7e\x80-\xff]*+))?+\r\n"
+)
 
 
 class ReplyError(ValueError):
-    """An upstream sent something that is no SMTP reply; the connection is beyond use."""
+    """An upstream sent something that is no SMTP reply; the connection is beyond use.
+
+    replies: those that came whole before it in the same feed. They were said and they count.
+    """
+
+    def __init__(self, problem: str, replies: "tuple[Reply, ...]" = ()) -> None:
+        super().__init__(problem)
+        self.replies = replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,8 @@ class Reply:
     def render(self) -> bytes:
         """The reply as it goes on the wire, CRLF included, codes repeated on each line (RFC 2034 section 4)."""
         lead = f"{self.enhanced} " if self.enhanced else ""
+        if len(self.lines) == 1:
+            return f"{self.code} {lead}{self.lines[0]}\r\n".encode("utf-8", "surrogateescape")
         *early, last = self.lines or ("",)
         head = "".join(f"{self.code}-{lead}{line}\r\n" for line in early)
         return f"{head}{self.code} {lead}{last}\r\n".encode("utf-8", "surrogateescape")
@@ -83,7 +96,21 @@ class ReplyParser:
         Raises ReplyError for a line that is no reply, a code that changes within a reply, a bare CR or LF,
         a control character, or a size above the bounds.
         """
+        if not self._buffer and not self._texts and len(data) <= MAX_REPLY_LINE:
+            found = _ONE_LINE.fullmatch(data)
+            if found is not None:  # the usual case
+                code, _, enhanced, text = found.groups(b"")
+                lines = (text.decode("utf-8", "surrogateescape"),)
+                return [Reply(int(code), lines, enhanced.decode("ascii"))]
         replies: list[Reply] = []
+        try:
+            self._feed(data, replies)
+        except ReplyError as error:
+            error.replies = tuple(replies)
+            raise
+        return replies
+
+    def _feed(self, data: bytes, replies: list[Reply]) -> None:
         buffer = self._buffer + data if self._buffer else data
         start = 0
         while (end := buffer.find(b"\r\n", start)) >= 0:
@@ -95,7 +122,6 @@ class ReplyParser:
         self._buffer = buffer[start:]
         if len(self._buffer) > MAX_REPLY_LINE:
             raise ReplyError("reply line too long")
-        return replies
 
     def _line(self, line: bytes) -> Reply | None:
         match = _LINE.fullmatch(line)

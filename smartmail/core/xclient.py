@@ -19,7 +19,9 @@ MAX_VALUE: Final = 255
 
 _UNAVAILABLE: Final = b"[UNAVAILABLE]"
 _LONGEST_ENCODED: Final = MAX_LINE - len(b"XFORWARD DESTADDR=\r\n")
-_HOST_NAME = re.compile(r"(?![0-9.]*+\Z)[A-Za-z0-9_]++(?:-++[A-Za-z0-9_]++)*+(?:\.[A-Za-z0-9_]++(?:-++[A-Za-z0-9_]++)*+)*+")
+_HOST_NAME = re.compile(
+    r"(?![0-9.]*+\Z)[A-Za-z0-9_]++(?:-++[A-Za-z0-9_]++)*+(?:\.[A-Za-z0-9_]++(?:-++[A-Za-z0-9_]++)*+)*+"
+)
 # Printable ASCII without what is special in a Received header.
 _HELO_NAME = re.compile(r"[!#-'*-:=?\[\]-~]++")
 

@@ -64,17 +64,13 @@ def _emit(level: int, event: str, text: str, fields: Mapping[str, Field]) -> Non
 
 def started(*, version: str, pid: int, config: str) -> None:
     """The process is up. config: the file, or "embedded default"."""
-    _emit(
-        logging.INFO, "started", "smartmail is starting", {"version": version, "pid": pid, "config": config}
-    )
+    _emit(logging.INFO, "started", "smartmail is starting", {"version": version, "pid": pid, "config": config})
 
 
 def listening(*, name: str, role: str, address: str, tls: str = "") -> None:
     """A socket is open. name: the listener's, or "metrics", "maildrop". address: as bound, with the real
     port."""
-    _emit(
-        logging.INFO, "listening", "listening", {"name": name, "role": role, "address": address, "tls": tls}
-    )
+    _emit(logging.INFO, "listening", "listening", {"name": name, "role": role, "address": address, "tls": tls})
 
 
 def ready(*, listeners: int) -> None:
@@ -141,9 +137,7 @@ def upstream_capabilities(*, address: str, capabilities: Sequence[str], identity
 # Clients
 
 
-def login_failed(
-    *, client: str, login: str = "", why: str = "", session: str = "", listener: str = ""
-) -> None:
+def login_failed(*, client: str, login: str = "", why: str = "", session: str = "", listener: str = "") -> None:
     """Wrong password, or no such login: the line that fail2ban and the like look for."""
     fields: dict[str, Field] = {
         "client": client,

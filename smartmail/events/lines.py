@@ -27,20 +27,18 @@ _AMBIGUOUS = re.compile('[ "=]').search
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
+_BLANK = vars(logging.LogRecord("smartmail", logging.INFO, "", 0, "", None, None)) | {"threadName": "", "thread": 0}
+
+
 class EventRecord(logging.LogRecord):
     """A line to be written: its event, its fixed text, its fields.
 
-    Fills in what handlers and formatters ask for and no more: the base class looks up thread, process and
-    caller, which costs the loop more than all the rest of a line.
+    The base class looks up thread, process and caller for each record, which would cost the loop more than all
+    the rest of a line; here they are blank.
     """
 
-    name = "smartmail"
-    args = None
-    exc_info = exc_text = stack_info = None
-    pathname = filename = module = funcName = ""
-    lineno = 0
-
     def __init__(self, level: int, event: str, text: str, fields: Mapping[str, Field]) -> None:
+        self.__dict__.update(_BLANK)
         self.created = time()
         self.levelno = level
         self.levelname = logging.getLevelName(level)

@@ -28,9 +28,7 @@ class Sink(logging.Handler):
     read it.
     """
 
-    def __init__(
-        self, stream: FileIO, line: Callable[[EventRecord], str], *, capacity: int = CAPACITY
-    ) -> None:
+    def __init__(self, stream: FileIO, line: Callable[[EventRecord], str], *, capacity: int = CAPACITY) -> None:
         """stream: raw and unbuffered, so that nothing of ours holds a lock that the end of the process needs.
         line: record -> text without its newline."""
         super().__init__()
@@ -77,6 +75,7 @@ class Sink(logging.Handler):
         self._wake.set()
         if self._thread is not threading.current_thread():
             self._thread.join(2.0)
+        logging.getLogger().removeHandler(self)
         super().close()
 
     def _drop(self, count: int) -> None:

@@ -207,9 +207,7 @@ class MaildropServer:
             for mailbox in map(_recipient, envelope.rcpt_tos)
         }
         loop = asyncio.get_running_loop()
-        write = loop.run_in_executor(
-            self._writers, deliver, self._directory, list(copies.items()), content, identifier
-        )
+        write = loop.run_in_executor(self._writers, deliver, self._directory, list(copies.items()), content, identifier)
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
         # A client that goes away now cancels us, not the write: what was begun is finished.

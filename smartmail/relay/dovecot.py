@@ -1,35 +1,18 @@
 """The Dovecot backend: one connection to its auth socket, all exchanges multiplexed on it by their ids.
 
-Dovecot authentication protocol 1.2 (Dovecot 2.3) and 1.3 (2.4); its wire form is `core.dovecot`. PLAIN and LOGIN are
-understood here, so that they are cached and take fair turns as local ones do; any other mechanism that Dovecot offers
-is passed through, challenge by challenge.
+Dovecot authentication protocol 1.2 (Dovecot 2.3) and 1.3 (2.4); its wire form is `core.dovecot`. PLAIN and
+LOGIN are understood here, so that they are cached and take fair turns as local ones do; any other mechanism
+that Dovecot offers is passed through, challenge by challenge.
 """
 
 import asyncio
-import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
-from typing import cast
 
-from smartmail.core.dovecot import (
-    AuthLineParser,
-    Cont,
-    Done,
-    DovecotError,
-    Fail,
-    Line,
-    Mech,
-    Ok,
-    Version,
-    encode_auth,
-    encode_cancel,
-    encode_cont,
-    encode_handshake,
-)
+from smartmail.core.dovecot import Cont, Fail, Line, Mech, Ok
 from smartmail.core.fairness import SECOND_NS, Bounds, Penalty, client_network
 from smartmail.core.sasl import MECHANISMS, Challenge, Credentials, plain_message
 from smartmail.relay.auth import (
@@ -41,9 +24,10 @@ from smartmail.relay.auth import (
     PasswordExchange,
     PeerInfo,
     VerifiedLogins,
+    normal_login,
 )
+from smartmail.relay.dovecot_link import Link, LinkLostError
 
-_PROTOCOL_MAJOR = 1
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 """Seconds between attempts to connect: the first after a loss, and the most they grow to."""
@@ -53,9 +37,10 @@ _SILENT = "Dovecot does not answer"
 
 @dataclass(frozen=True, slots=True)
 class DovecotSettings:
-    """cache_seconds, max_waiting, penalty: as for local passwords. running: password checks asked of Dovecot at
-    once. request_seconds: for one answer; Dovecot itself holds failures back for up to 17 s. connect_seconds: for
-    connecting and its handshake, and what a login waits for a connection that was just lost."""
+    """cache_seconds, max_waiting, penalty: as for local passwords. running: password checks asked of Dovecot
+    at once. request_seconds: for one answer; Dovecot itself holds failures back for up to 17 s.
+    connect_seconds: for connecting and its handshake, and what a login waits for a connection that was just
+    lost."""
 
     cache_seconds: int = 60
     max_waiting: int = 200
@@ -66,124 +51,18 @@ class DovecotSettings:
     penalty: Penalty = field(default_factory=Penalty)
 
 
-class _LinkLostError(ConnectionError):
-    """The connection to Dovecot is gone; what was asked on it stays unanswered."""
-
-
-class _Link(asyncio.Protocol):
-    """One connection. `ready` is done after the handshake, `gone` when the connection is."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.gone: asyncio.Future[str] = loop.create_future()
-        self.mechanisms: dict[str, Mech] = {}
-        self._parser = AuthLineParser()
-        self._transport: asyncio.Transport | None = None
-        self._pending: dict[int, asyncio.Future[Line]] = {}
-        self._ids = count(1)
-        self._spoken = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Introduce ourselves. The number must be unlike that of every other client of this socket; a process id is
-        not when relays run in containers."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(encode_handshake(secrets.randbelow(0x7FFFFFFF) + 1))
-
-    def data_received(self, data: bytes) -> None:
-        """Take lines; nonsense ends the connection."""
-        try:
-            for line in self._parser.feed(data):
-                self._take(line)
-        except DovecotError as error:
-            self.close(f"Dovecot speaks another protocol: {error}")
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Whoever waits for an answer learns that none comes."""
-        self.close(f"connection to Dovecot lost{f': {error}' if error else ''}")
-
-    def close(self, why: str) -> None:
-        """End it now."""
-        if self._transport is not None:
-            self._transport.abort()
-        if not self.ready.done():
-            self.ready.set_exception(_LinkLostError(why))
-            # Nobody waits for it when connecting itself failed; asyncio would complain.
-            self.ready.exception()
-        if not self.gone.done():
-            self.gone.set_result(why)
-        pending, self._pending = self._pending, {}
-        for future in pending.values():
-            if not future.done():
-                future.set_exception(_LinkLostError(why))
-
-    def ask(self, mechanism: str, parameters: list[tuple[str, str]], initial: bytes | None) -> int:
-        """Begin an exchange; returns its id, for `line`."""
-        number = next(self._ids)
-        self._write(number, encode_auth(number, mechanism, parameters, initial))
-        return number
-
-    def go_on(self, number: int, response: bytes) -> None:
-        """The client's answer to a challenge."""
-        self._write(number, encode_cont(number, response))
-
-    async def line(self, number: int) -> Line:
-        """What Dovecot answers. Raises _LinkLostError."""
-        future = self._pending[number]
-        try:
-            return await future
-        finally:
-            self._pending.pop(number, None)
-
-    def drop(self, number: int) -> None:
-        """Nobody wants the answer any more."""
-        if (future := self._pending.pop(number, None)) is not None:
-            future.cancel()
-        if self._transport is not None and not self.gone.done():
-            self._transport.write(encode_cancel(number))
-
-    def _write(self, number: int, line: bytes) -> None:
-        if self._transport is None or self.gone.done():
-            raise _LinkLostError("connection to Dovecot lost")
-        self._pending[number] = asyncio.get_running_loop().create_future()
-        self._transport.write(line)
-
-    def _take(self, line: Line) -> None:
-        match line:
-            case Version(major=major):
-                if major != _PROTOCOL_MAJOR:
-                    raise DovecotError(f"version {major}")
-                self._spoken = True
-            case Mech():
-                self.mechanisms[line.name] = line
-            case Done():
-                if not self._spoken:
-                    raise DovecotError("no version")
-                if not self.ready.done():
-                    self.ready.set_result(None)
-            case Ok() | Fail() | Cont():
-                # An answer that nobody waits for is that of an exchange given up.
-                future = self._pending.get(line.id)
-                if future is not None and not future.done():
-                    future.set_result(line)
-            case _:
-                pass
-
-
 class RelayedExchange:
     """An Exchange of any mechanism: each response goes to Dovecot, each challenge to the client."""
 
     __slots__ = ("_backend", "_given_up", "_initial", "_link", "_mechanism", "_number", "_peer", "_place", "_response")
 
-    def __init__(
-        self, backend: "DovecotBackend", mechanism: str, initial: bytes | None, peer: PeerInfo
-    ) -> None:
+    def __init__(self, backend: "DovecotBackend", mechanism: str, initial: bytes | None, peer: PeerInfo) -> None:
         self._backend = backend
         self._mechanism = mechanism
         self._initial = initial
         self._peer = peer
         self._response: bytes | None = None
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._number = 0
         self._place = ""
         self._given_up = False
@@ -205,7 +84,7 @@ class RelayedExchange:
         try:
             async with asyncio.timeout(self._backend.settings.request_seconds):
                 answer = _meaning(await self._converse())
-        except _LinkLostError as lost:
+        except LinkLostError as lost:
             answer = AuthResult(Outcome.TEMPORARY, why=str(lost))
         except TimeoutError:
             self.cancel()
@@ -247,6 +126,37 @@ class RelayedExchange:
             self._place = ""
 
 
+def _parameters(peer: PeerInfo) -> list[tuple[str, str]]:
+    """What Dovecot is told of the client: for its policies, its own penalties and its log."""
+    parameters = [("service", "smtp"), ("nologin", "")]
+    if peer.secured:
+        parameters.append(("secured", ""))
+    values = (("session", peer.session), ("lip", peer.local_address), ("rip", peer.address))
+    parameters += [(name, value) for name, value in values if value]
+    ports = (("lport", peer.local_port), ("rport", peer.port))
+    return parameters + [(name, str(value)) for name, value in ports if value]
+
+
+def _meaning(line: Line) -> Challenge | AuthResult:
+    match line:
+        case Cont():
+            return Challenge(line.data)
+        case Ok() if user := line.parameters.get("user"):
+            return AuthResult(Outcome.OK, normal_login(user))
+        case Fail():
+            return _failure(line.parameters)
+        case _:
+            return AuthResult(Outcome.TEMPORARY, why="Dovecot names no user")
+
+
+def _failure(parameters: Mapping[str, str]) -> AuthResult:
+    """Whatever the reason (disabled, expired, ...), a client learns no more than from a wrong password."""
+    code = parameters.get("code", "")
+    why = f"Dovecot: {code or parameters.get('reason') or 'refused'}"
+    temporary = "temp" in parameters or code == "temp_fail"
+    return AuthResult(Outcome.TEMPORARY if temporary else Outcome.BAD_CREDENTIALS, why=why)
+
+
 class _Refused:
     """The Exchange of a network that has too many open."""
 
@@ -277,7 +187,8 @@ class DovecotBackend:
         clock: Callable[[], int] = time.monotonic_ns,
         on_change: Callable[[bool, str], None] | None = None,
     ) -> None:
-        """socket: path of the UNIX socket. on_change(connected, why): the connection came or went, for the log."""
+        """socket: path of the UNIX socket. on_change(connected, why): the connection came or went, for the
+        log."""
         self.settings = settings or DovecotSettings()
         self.places: Counter[str] = Counter()
         waiting = self.settings.max_waiting
@@ -289,7 +200,7 @@ class DovecotBackend:
         self._checks = FairChecks(self._check, bounds, self.settings.penalty, clock)
         self._forgotten = 0
         self._keeper: asyncio.Task[None] | None = None
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._up = asyncio.Event()
         self._why_down = ""
         # Until Dovecot has told, what every Dovecot has.
@@ -361,17 +272,18 @@ class DovecotBackend:
         if self._keeper is not None:
             self._keeper.cancel()
 
-    async def link(self) -> _Link:
-        """The connection; one just lost is waited for. Raises _LinkLostError when Dovecot is known to be away."""
+    async def link(self) -> Link:
+        """The connection; one just lost is waited for. Raises LinkLostError when Dovecot is known to be
+        away."""
         self.open()
         if self._link is None:
             if self._why_down:
-                raise _LinkLostError(self._why_down)
+                raise LinkLostError(self._why_down)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.connect_seconds):
                     await self._up.wait()
         if self._link is None:
-            raise _LinkLostError(self._why_down or "Dovecot is not connected")
+            raise LinkLostError(self._why_down or "Dovecot is not connected")
         return self._link
 
     async def _check(self, credentials: Credentials, peer: PeerInfo) -> AuthResult:
@@ -390,7 +302,7 @@ class DovecotBackend:
     async def _keep_connected(self) -> None:
         pause = 0.0
         while True:
-            link = _Link()
+            link = Link()
             try:
                 why = await self._use(link)
                 pause = _FIRST_PAUSE
@@ -402,13 +314,14 @@ class DovecotBackend:
                 link.close("the connection is given up")
             await asyncio.sleep(pause)
 
-    async def _use(self, link: _Link) -> str:
-        """Connect, serve until the connection is gone; return why it is. Raises OSError, TimeoutError before."""
+    async def _use(self, link: Link) -> str:
+        """Connect, serve until the connection is gone; return why it is. Raises OSError, TimeoutError
+        before."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self.settings.connect_seconds):
             await loop.create_unix_connection(lambda: link, self._socket)
             await link.ready
-        offered = {name: mech.plaintext for name, mech in link.mechanisms.items() if self._may_offer(mech)}
+        offered = {name: "plaintext" in mech.flags for name, mech in link.mechanisms.items() if self._may_offer(mech)}
         self._offered = offered
         self._link, self._why_down = link, ""
         self._up.set()
@@ -421,11 +334,11 @@ class DovecotBackend:
             self._changed(connected=False, why="connection to Dovecot lost")
 
     def _may_offer(self, mech: Mech) -> bool:
-        """EXTERNAL would trust a client certificate that was never asked for; -PLUS needs channel binding; private
-        ones are between Dovecot's own processes."""
-        if mech.name == "EXTERNAL" or mech.name.endswith("-PLUS") or mech.private:
+        """EXTERNAL would trust a client certificate that was never asked for; -PLUS needs channel binding;
+        private ones are between Dovecot's own processes."""
+        if mech.name == "EXTERNAL" or mech.name.endswith("-PLUS") or "private" in mech.flags:
             return False
-        return self.settings.allow_anonymous or not (mech.anonymous or mech.name == "ANONYMOUS")
+        return self.settings.allow_anonymous or not ("anonymous" in mech.flags or mech.name == "ANONYMOUS")
 
     def _down(self, why: str) -> None:
         if not self._why_down:

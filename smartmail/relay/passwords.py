@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
+from argon2.exceptions import VerificationError, VerifyMismatchError
 
 from smartmail.core.fairness import SECOND_NS, Bounds, Penalty
 from smartmail.core.sasl import HASH_COST, Credentials, prepare_password
@@ -50,7 +50,7 @@ class AuthSettings:
 
 
 _HASHER = PasswordHasher(HASH_COST.passes, HASH_COST.memory_kib, HASH_COST.lanes)
-_COST = re.compile(r"\$argon2(?:id|i|d)\$v=\d+\$m=\d+,t=\d+,p=\d+\$")
+_PHC = re.compile(r"(\$argon2(?:id|i|d)(?:\$v=\d+)?\$m=\d+,t=\d+,p=\d+\$)[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 
 
 def _nobody(cost: str) -> str:
@@ -58,16 +58,12 @@ def _nobody(cost: str) -> str:
     return f"{cost}{'A' * 22}${'A' * 43}"
 
 
-def _matches(password_hash: str, password: str, nobody: str) -> bool:
+def _matches(password_hash: str, password: str) -> bool:
     """Runs in a worker. Raises argon2's VerificationError if it could not be found out (no memory)."""
-    prepared = prepare_password(password)
     try:
-        return _HASHER.verify(password_hash, prepared)
+        return _HASHER.verify(password_hash, prepare_password(password))
     except VerifyMismatchError:
         return False
-    except InvalidHashError:
-        # A locked account ("!") or a foreign scheme must not answer sooner than others.
-        return password_hash != nobody and _matches(nobody, password, nobody)
 
 
 class LocalBackend:
@@ -94,9 +90,7 @@ class LocalBackend:
         self._executor = ThreadPoolExecutor(settings.workers, thread_name_prefix="argon2")
         # Checked for unknown logins, so that they take as long as known ones; takes on the cost of the hashes
         # that there are, which may have come from elsewhere.
-        self._nobody = _nobody(
-            f"$argon2id$v=19$m={HASH_COST.memory_kib},t={HASH_COST.passes},p={HASH_COST.lanes}$"
-        )
+        self._nobody = _nobody(f"$argon2id$v=19$m={HASH_COST.memory_kib},t={HASH_COST.passes},p={HASH_COST.lanes}$")
 
     @property
     def waiting(self) -> int:
@@ -143,16 +137,18 @@ class LocalBackend:
         login, password = credentials.login, credentials.password
         normal = normal_login(login)
         credential = self._lookup(normal)
-        stored = self._nobody if credential is None else credential.password_hash
-        if cost := _COST.match(stored):
-            self._nobody = _nobody(cost[0])
+        stored = "" if credential is None else credential.password_hash
+        # A locked account ("!") or a foreign scheme must not answer sooner than others either.
+        usable = _PHC.fullmatch(stored)
+        if usable:
+            self._nobody = _nobody(usable[1])
         loop = asyncio.get_running_loop()
         try:
-            right = await loop.run_in_executor(self._executor, _matches, stored, password, self._nobody)
+            right = await loop.run_in_executor(self._executor, _matches, stored if usable else self._nobody, password)
         except VerificationError as error:
             return AuthResult(Outcome.TEMPORARY, why=f"argon2: {error}")
-        if credential is None or not right:
-            why = "unknown login" if credential is None else "wrong password"
+        if credential is None or not usable or not right:
+            why = "unknown login" if credential is None else "wrong password" if usable else "unusable hash"
             return AuthResult(Outcome.BAD_CREDENTIALS, why=why)
         current = self._lookup(normal)
         if current is None or current.password_hash != stored:

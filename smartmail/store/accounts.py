@@ -14,7 +14,7 @@ from smartmail.store.changes import ChangeKind, bump
 from smartmail.store.customers import domain_name, get_domain
 from smartmail.store.errors import Conflict, Invalid, NotFound
 from smartmail.store.plans import STANDARD, get_plan
-from smartmail.store.records import AccountRecord, Act
+from smartmail.store.records import AccountRecord, Act, DomainRecord
 
 MIN_PASSWORD = 8
 """Characters (NIST SP 800-63B 5.1.1.2)."""
@@ -27,9 +27,7 @@ def hash_password(password: str) -> str:
     milliseconds. Raises Invalid for a password that is too short, too long, or no AUTH exchange could
     carry."""
     if len(password) < MIN_PASSWORD:
-        raise Invalid(
-            f"the password has under {MIN_PASSWORD} characters", "choose a longer one, or use --generate"
-        )
+        raise Invalid(f"the password has under {MIN_PASSWORD} characters", "choose a longer one, or use --generate")
     try:
         octets = password.encode()
     except UnicodeEncodeError:
@@ -49,10 +47,7 @@ def add_account(
 
     Raises Invalid, Conflict when the address is taken, NotFound for the domain or plan.
     """
-    address = account_address(address)
-    domain = get_domain(connection, address.rpartition("@")[2])
-    get_plan(connection, plan)
-    _free(connection, address)
+    address, domain = check_new_account(connection, address, plan)
     inserted = connection.execute(
         insert(schema.account).values(
             address=address,
@@ -66,6 +61,15 @@ def add_account(
     key = inserted.inserted_primary_key
     bump(connection, ChangeKind.ACCOUNT, key[0] if key is not None else 0)
     return get_account(connection, address)
+
+
+def check_new_account(connection: Connection, address: str, plan: str = STANDARD) -> tuple[str, DomainRecord]:
+    """Could it be added? Returns the address in normal form, and its domain. Raises as `add_account`."""
+    address = account_address(address)
+    domain = get_domain(connection, address.rpartition("@")[2])
+    get_plan(connection, plan)
+    _free(connection, address)
+    return address, domain
 
 
 def get_account(connection: Connection, address: str) -> AccountRecord:
@@ -162,9 +166,7 @@ def _free(connection: Connection, address: str) -> None:
     ):
         owner = connection.execute(taken).scalar()
         if owner is not None:
-            raise Conflict(
-                f'"{address}" is taken by the account "{owner}"', f'see "smartmail account show {owner}"'
-            )
+            raise Conflict(f'"{address}" is taken by the account "{owner}"', f'see "smartmail account show {owner}"')
 
 
 def _set(connection: Connection, account: int, values: dict[str, str]) -> None:

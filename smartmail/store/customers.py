@@ -18,9 +18,7 @@ def add_customer(connection: Connection, name: str, contact: str, act: Act) -> i
     """Returns the new customer's id. Raises Conflict when the name is taken, Invalid for none."""
     name = name.strip()
     if not name or name.isdecimal():
-        raise Invalid(
-            f"{name!r} cannot be a customer's name", "a name has at least one character that is no digit"
-        )
+        raise Invalid(f"{name!r} cannot be a customer's name", "a name has at least one character that is no digit")
     table = schema.customer
     if connection.execute(select(table.c.id).where(table.c.name == name)).first():
         raise Conflict(f'there is a customer "{name}" already', f'see "smartmail customer show {name!r}"')
@@ -42,16 +40,12 @@ def get_customer(connection: Connection, ref: str | int) -> CustomerRecord:
 
 def list_customers(connection: Connection) -> list[CustomerRecord]:
     """Every customer, by name."""
-    return [
-        _customer(row) for row in connection.execute(select(schema.customer).order_by(schema.customer.c.name))
-    ]
+    return [_customer(row) for row in connection.execute(select(schema.customer).order_by(schema.customer.c.name))]
 
 
 def set_contact(connection: Connection, customer: int, contact: str) -> None:
     """Change how to reach a customer."""
-    connection.execute(
-        update(schema.customer).where(schema.customer.c.id == customer).values(contact=contact)
-    )
+    connection.execute(update(schema.customer).where(schema.customer.c.id == customer).values(contact=contact))
 
 
 def add_subscription(connection: Connection, customer: int, plan: str, anchor_day: int, act: Act) -> int:
@@ -61,9 +55,7 @@ def add_subscription(connection: Connection, customer: int, plan: str, anchor_da
     if not 1 <= anchor_day <= 31:
         raise Invalid(f"no month has a day {anchor_day}", "the anchor day is 1 to 31")
     inserted = connection.execute(
-        insert(schema.subscription).values(
-            customer=customer, plan=plan, anchor_day=anchor_day, created_ns=act.at_ns
-        )
+        insert(schema.subscription).values(customer=customer, plan=plan, anchor_day=anchor_day, created_ns=act.at_ns)
     )
     return _new_id(inserted.inserted_primary_key)
 
@@ -82,9 +74,7 @@ def set_paid_through(connection: Connection, customer: int, subscription: int, d
         update(table).where(table.c.id == subscription, table.c.customer == customer).values(paid_through=day)
     )
     if done.rowcount != 1:
-        raise NotFound(
-            f"customer {customer} has no subscription {subscription}", 'see "smartmail customer show"'
-        )
+        raise NotFound(f"customer {customer} has no subscription {subscription}", 'see "smartmail customer show"')
 
 
 def add_domain(connection: Connection, name: str, customer: int, act: Act) -> str:
@@ -104,9 +94,7 @@ def get_domain(connection: Connection, name: str) -> DomainRecord:
     name = domain_name(name)
     row = connection.execute(select(schema.domain).where(schema.domain.c.name == name)).one_or_none()
     if row is None:
-        raise NotFound(
-            f'there is no domain "{name}"', f'add it with "smartmail domain add {name} --customer CUSTOMER"'
-        )
+        raise NotFound(f'there is no domain "{name}"', f'add it with "smartmail domain add {name} --customer CUSTOMER"')
     return DomainRecord(row.name, row.customer, row.created_ns, row.closed_ns)
 
 
@@ -115,10 +103,7 @@ def list_domains(connection: Connection, customer: int | None = None) -> list[Do
     query = select(schema.domain).order_by(schema.domain.c.name)
     if customer is not None:
         query = query.where(schema.domain.c.customer == customer)
-    return [
-        DomainRecord(row.name, row.customer, row.created_ns, row.closed_ns)
-        for row in connection.execute(query)
-    ]
+    return [DomainRecord(row.name, row.customer, row.created_ns, row.closed_ns) for row in connection.execute(query)]
 
 
 def domain_name(text: str) -> str:

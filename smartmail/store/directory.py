@@ -66,9 +66,7 @@ class Directory:
         is refused with the right words."""
         return domain in self._domains
 
-    def changed(
-        self, accounts: Mapping[int, Credential | None], domains: Set[str] | None, version: int
-    ) -> "Directory":
+    def changed(self, accounts: Mapping[int, Credential | None], domains: Set[str] | None, version: int) -> "Directory":
         """The next snapshot. accounts: those to put in, None for those to leave out. domains: None for the
         same."""
         old = [account for id_ in accounts if (account := self.accounts.get(id_)) is not None]
@@ -137,11 +135,15 @@ class DirectoryWatch:
 
     def start(self) -> None:
         """Load everything, then start the thread. Raises StoreUnavailable."""
+        self.load()
+        self._thread.start()
+
+    def load(self) -> None:
+        """Load everything, start no thread: for a caller of `step`. Raises StoreUnavailable."""
         try:
             self._reader.poll()
         except (sqlite3.Error, OSError, ValueError) as error:
             raise StoreUnavailable(f"the accounts cannot be loaded: {error}") from error
-        self._thread.start()
 
     def stop(self) -> None:
         """End the thread; no callback is begun afterwards."""
@@ -158,9 +160,7 @@ class DirectoryWatch:
         """Look once; call back if something is new. True when something was."""
         try:
             changed = self._reader.poll()
-        except (
-            Exception
-        ) as error:  # a row of nonsense must not end the thread: the old snapshot stays, and it is told
+        except Exception as error:  # a row of nonsense must not end the thread: the old snapshot stays, and it is told
             self.errors += 1
             self._reader.close()
             if str(error) != self._said:
@@ -307,9 +307,7 @@ def _load_accounts(
     found = {}
     shared: dict[str, str] = {}  # one copy of each domain and plan name
     for row in _select(connection, _ACCOUNTS, "account.id", ids):
-        id_, address, customer, domain, password_hash, plan, billing, conduct, created_ns, paying, closed = (
-            row
-        )
+        id_, address, customer, domain, password_hash, plan, billing, conduct, created_ns, paying, closed = row
         account = Account(
             id=id_,
             address=address,
@@ -326,9 +324,7 @@ def _load_accounts(
     return found
 
 
-def _select(
-    connection: sqlite3.Connection, query: str, column: str, ids: Set[int] | None
-) -> Iterator[tuple[Any, ...]]:
+def _select(connection: sqlite3.Connection, query: str, column: str, ids: Set[int] | None) -> Iterator[tuple[Any, ...]]:
     if ids is None:
         yield from connection.execute(query)
         return

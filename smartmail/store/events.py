@@ -71,10 +71,11 @@ def encode(row: EventRow) -> tuple[SqlValue, ...]:
 def clean(values: tuple[SqlValue, ...]) -> tuple[SqlValue, ...]:
     """The same with every octet that is no UTF-8 (kept as a lone surrogate by the SMTP parsers) written as
     "\\xNN"."""
-    return tuple(_clean_text(value) if isinstance(value, str) else value for value in values)
+    return tuple(clean_text(value) if isinstance(value, str) else value for value in values)
 
 
-def _clean_text(text: str) -> str:
+def clean_text(text: str) -> str:
+    """One text of `clean`."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # a surrogate that no octet stands behind

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import Connection, Row, Select, func, select, text
+from sqlalchemy.sql.elements import ColumnElement, TextClause
 
+from smartmail.core.policy import Reason, Verdict
 from smartmail.store import schema
-from smartmail.store.events import COLUMNS, EventRow
+from smartmail.store.events import COLUMNS, EventRow, clean_text
 
 MAX_EVENTS = 10_000
 """Most events of one query."""
@@ -47,22 +48,21 @@ class StoredEvent:
     def as_dict(self) -> dict[str, object]:
         """For JSON: recipients as objects, the rest as stored."""
         recipients = [
-            {"address": address, "code": code, "reason": reason}
-            for address, code, reason in self.row.recipients
+            {"address": address, "code": code, "reason": reason} for address, code, reason in self.row.recipients
         ]
         return {"id": self.id, **self.row._asdict(), "recipients": recipients}
 
 
 def find_events(connection: Connection, query: EventQuery) -> list[StoredEvent]:
     """The newest `query.limit` events that match, oldest first."""
+    return [_event(row) for row in reversed(connection.execute(statement_of(query)).all())]
+
+
+def statement_of(query: EventQuery) -> Select[Any]:
+    """The statement of `find_events`: newest first."""
     table = schema.transaction_event
-    rows = connection.execute(
-        select(table)
-        .where(*_conditions(query))
-        .order_by(table.c.id.desc())
-        .limit(max(0, min(query.limit, MAX_EVENTS)))
-    ).all()
-    return [_event(row) for row in reversed(rows)]
+    most = max(0, min(query.limit, MAX_EVENTS))
+    return select(table).where(*_conditions(query)).order_by(table.c.at_ns.desc(), table.c.id.desc()).limit(most)
 
 
 def counters_snapshot(connection: Connection) -> tuple[int, bytes] | None:
@@ -72,41 +72,45 @@ def counters_snapshot(connection: Connection) -> tuple[int, bytes] | None:
     return None if row is None else (row.at_ns, bytes(row.data))
 
 
-def _conditions(query: EventQuery) -> Iterator[ColumnElement[bool]]:
+def _conditions(query: EventQuery) -> Iterator[ColumnElement[bool] | TextClause]:
     column = schema.transaction_event.c
-    if query.account_id is not None and query.login:
-        yield or_(column.account_id == query.account_id, column.login == query.login)
-    elif query.account_id is not None:
+    if query.account_id is not None:
         yield column.account_id == query.account_id
-    elif query.login:
+    if query.login:
         yield column.login == query.login
     if query.client:
-        yield or_(column.client_address == query.client, column.client_network == query.client)
+        yield (column.client_network if "/" in query.client else column.client_address) == query.client
     if query.recipient:
         yield _has_recipient(query.recipient)
-    for name in ("verdict", "reason", "queue_id"):
-        if value := getattr(query, name):
-            yield column[name] == value
+    if query.verdict:
+        yield column.verdict == query.verdict
+        if query.verdict != Verdict.ACCEPTED:
+            yield text(schema.NOT_ACCEPTED)
+    if query.reason:
+        yield column.reason == query.reason
+        if query.reason != Reason.OK:
+            yield text(schema.NOT_OK)
+    if query.queue_id:
+        yield column.queue_id == query.queue_id
+        yield text(schema.QUEUED)
     if query.since_ns:
         yield column.at_ns >= query.since_ns
     if query.after_id:
         yield column.id > query.after_id
 
 
-def _has_recipient(text: str) -> ColumnElement[bool]:
+def _has_recipient(address: str) -> ColumnElement[bool]:
     """Recipients are kept as they were sent, in JSON: compare what JSON makes of the address, in lower
     case."""
-    needle = json.dumps(text.lower())[1:-1]
+    needle = json.dumps(address.lower())[1:-1]
     escaped = needle.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-    start = "" if text.startswith("@") else '["'
+    start = "" if address.startswith("@") else '["'
     return func.lower(schema.transaction_event.c.recipients).like(f'%{start}{escaped}",%', escape="!")
 
 
 def _event(row: Row[Any]) -> StoredEvent:
     values: dict[str, Any] = dict(zip(COLUMNS, row[1:], strict=True))
     recipients = [
-        (str(address), int(code), str(why)) for address, code, why in json.loads(values.pop("recipients"))
+        (clean_text(address), int(code), str(why)) for address, code, why in json.loads(values.pop("recipients"))
     ]
-    return StoredEvent(
-        row[0], EventRow(**values | {"recipients": recipients, "timings": json.loads(row.timings)})
-    )
+    return StoredEvent(row[0], EventRow(**values | {"recipients": recipients, "timings": json.loads(row.timings)}))

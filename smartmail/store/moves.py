@@ -40,7 +40,8 @@ class Move:
 def account_moves(
     account: AccountRecord, *, billing: Billing | None = None, conduct: Conduct | None = None
 ) -> tuple[Move, ...]:
-    """What to do to get there; empty when it stands there already. Raises Conflict for a move that the tables do not know."""
+    """What to do to get there; empty when it stands there already. Raises Conflict for a move that the
+    tables do not know."""
     moves = []
     if billing is not None and _moves(account.address, account.billing, billing):
         moves.append((Axis.BILLING, account.billing.value, billing.value))
@@ -52,7 +53,8 @@ def account_moves(
 def customer_moves(
     customer: CustomerRecord, *, billing: Billing | None = None, closed: bool | None = None
 ) -> tuple[Move, ...]:
-    """As `account_moves`; a customer's conduct is good or closed. Raises Conflict for a move that the tables do not know."""
+    """As `account_moves`; a customer's conduct is good or closed. Raises Conflict for a move that the
+    tables do not know."""
     moves = []
     if billing is not None and _moves(customer.name, customer.billing, billing):
         moves.append((Axis.BILLING, customer.billing.value, billing.value))
@@ -63,9 +65,7 @@ def customer_moves(
 
 def domain_moves(domain: DomainRecord, *, closed: bool) -> tuple[Move, ...]:
     """As `account_moves`; a domain has no billing, and its conduct is good or closed."""
-    return tuple(
-        Move(Subject.DOMAIN, domain.name, domain.name, *move) for move in _closing(domain.closed_ns, closed)
-    )
+    return tuple(Move(Subject.DOMAIN, domain.name, domain.name, *move) for move in _closing(domain.closed_ns, closed))
 
 
 def _moves(name: str, current: Billing | Conduct, wanted: Billing | Conduct) -> bool:
@@ -131,15 +131,11 @@ def _step(table: Table, move: Move, at_ns: int) -> tuple[ColumnElement[bool], di
     if "closed_ns" in table.c and move.axis is Axis.CONDUCT:
         closing = move.to_state == Conduct.CLOSED
         column = table.c.closed_ns
-        return (column.is_(None) if closing else column.is_not(None)), {
-            "closed_ns": at_ns if closing else None
-        }
+        return (column.is_(None) if closing else column.is_not(None)), {"closed_ns": at_ns if closing else None}
     return table.c[move.axis.value] == move.from_state, {move.axis.value: move.to_state}
 
 
-def standing_changes(
-    connection: Connection, subject: Subject, ref: int | str, limit: int = 20
-) -> list[StandingChange]:
+def standing_changes(connection: Connection, subject: Subject, ref: int | str, limit: int = 20) -> list[StandingChange]:
     """The newest `limit` evidence rows of one subject, newest first."""
     table = schema.standing_change
     rows = connection.execute(

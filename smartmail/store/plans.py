@@ -15,9 +15,7 @@ STANDARD = "standard"
 def add_plan(connection: Connection, plan: Plan) -> None:
     """Raises Conflict when the name is taken, Invalid for a limit that makes no sense."""
     if connection.execute(select(schema.plan.c.name).where(schema.plan.c.name == plan.name)).first():
-        raise Conflict(
-            f'there is a plan "{plan.name}" already', f'change it with "smartmail plan set {plan.name}"'
-        )
+        raise Conflict(f'there is a plan "{plan.name}" already', f'change it with "smartmail plan set {plan.name}"')
     if not plan.name.strip():
         raise Invalid("a plan needs a name")
     connection.execute(insert(schema.plan).values(name=plan.name, description=plan.description))
@@ -31,9 +29,7 @@ def list_plans(connection: Connection) -> list[Plan]:
     table = schema.plan_limit
     for row in connection.execute(select(table).order_by(table.c.plan, table.c.name)):
         limits.setdefault(row.plan, []).append(
-            Limit(
-                row.name, Scope(row.scope), Unit(row.unit), row.quota, row.period, row.burst, Mode(row.mode)
-            )
+            Limit(row.name, Scope(row.scope), Unit(row.unit), row.quota, row.period, row.burst, Mode(row.mode))
         )
     plans = connection.execute(select(schema.plan).order_by(schema.plan.c.name))
     return [Plan(row.name, row.description, tuple(limits.get(row.name, ()))) for row in plans]

@@ -46,9 +46,7 @@ def connect(url: str, *, read_only: bool = False) -> sqlite3.Connection:
     """
     path = path_of(url)
     if not path.exists():
-        raise StoreUnavailable(
-            f"no database at {path}", 'make one with "smartmail serve" or "smartmail plan list"'
-        )
+        raise StoreUnavailable(f"no database at {path}", 'make one with "smartmail serve" or "smartmail plan list"')
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False
     )

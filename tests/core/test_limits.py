@@ -19,7 +19,7 @@ from smartmail.core.limits import (
     Unit,
     Usage,
 )
-from smartmail.core.meter import GRAINS, HOLD_NS, NS, RowError, SteadyClock
+from smartmail.core.meter import NS
 
 T0 = 1_800_000_000 * NS
 TTL = 900 * NS
@@ -39,9 +39,7 @@ def quota(
     return Limit(name, Scope.ACCOUNT, unit, amount, period, 0, mode)
 
 
-def rate(
-    amount: int, burst: int, period: int = 60, *, unit: Unit = Unit.MESSAGES, mode: Mode = Mode.ENFORCE
-) -> Limit:
+def rate(amount: int, burst: int, period: int = 60, *, unit: Unit = Unit.MESSAGES, mode: Mode = Mode.ENFORCE) -> Limit:
     return Limit("rate", Scope.ACCOUNT, unit, amount, period, burst, mode)
 
 
@@ -287,9 +285,7 @@ def test_after_a_release_all_is_as_if_the_reservation_had_never_been(
 # ---- bytes
 
 
-@pytest.mark.parametrize(
-    "make", [quota, lambda amount, unit: rate(amount, amount, unit=unit)], ids=["quota", "rate"]
-)
+@pytest.mark.parametrize("make", [quota, lambda amount, unit: rate(amount, amount, unit=unit)], ids=["quota", "rate"])
 def test_bytes_are_corrected_to_what_passed(make: Callable[..., Limit]) -> None:
     counters = Counters()
     limit = make(1000, unit=Unit.BYTES)
@@ -301,9 +297,7 @@ def test_bytes_are_corrected_to_what_passed(make: Callable[..., Limit]) -> None:
     assert counters.usage(messages, A, T0).used == 1
 
 
-@pytest.mark.parametrize(
-    "make", [quota, lambda amount, unit: rate(amount, amount, unit=unit)], ids=["quota", "rate"]
-)
+@pytest.mark.parametrize("make", [quota, lambda amount, unit: rate(amount, amount, unit=unit)], ids=["quota", "rate"])
 def test_an_overdraft_is_taken_and_the_next_is_refused_until_it_has_drained(
     make: Callable[..., Limit],
 ) -> None:
@@ -457,8 +451,7 @@ def test_hole_one_postmaster_among_the_recipients_exempts_the_message() -> None:
     limit = quota(2, unit=Unit.RECIPIENTS)
     taken = reserved(counters, [Charge(limit, A, 1)], T0)
     recipients = [
-        counters.extend(taken.id, [Charge(limit, A, 1)], T0)
-        for _ in ("postmaster@example.com", "b@example.com")
+        counters.extend(taken.id, [Charge(limit, A, 1)], T0) for _ in ("postmaster@example.com", "b@example.com")
     ]
     assert [isinstance(result, Reservation) for result in recipients] == [True, False]
 

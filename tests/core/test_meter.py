@@ -16,21 +16,12 @@ A = "a:17"
 relaxed = settings(deadline=None)
 
 
-def quota(
-    amount: int,
-    period: int = 60,
-    *,
-    name: str = "quota",
-    unit: Unit = Unit.MESSAGES,
-    mode: Mode = Mode.ENFORCE,
-) -> Limit:
-    return Limit(name, Scope.ACCOUNT, unit, amount, period, 0, mode)
+def quota(amount: int, period: int = 60, *, name: str = "quota") -> Limit:
+    return Limit(name, Scope.ACCOUNT, Unit.MESSAGES, amount, period)
 
 
-def rate(
-    amount: int, burst: int, period: int = 60, *, unit: Unit = Unit.MESSAGES, mode: Mode = Mode.ENFORCE
-) -> Limit:
-    return Limit("rate", Scope.ACCOUNT, unit, amount, period, burst, mode)
+def rate(amount: int, burst: int, period: int = 60) -> Limit:
+    return Limit("rate", Scope.ACCOUNT, Unit.MESSAGES, amount, period, burst)
 
 
 def take(counters: Counters, limit: Limit, now: int, amount: int = 1, key: str = A) -> bool:
@@ -42,14 +33,14 @@ def take(counters: Counters, limit: Limit, now: int, amount: int = 1, key: str =
     return True
 
 
-def reserved(counters: Counters, charges: Iterable[Charge], now: int, ttl: int = TTL) -> Reservation:
-    taken = counters.reserve(list(charges), now, ttl)
+def reserved(counters: Counters, charges: list[Charge], now: int, ttl: int = TTL) -> Reservation:
+    taken = counters.reserve(charges, now, ttl)
     assert isinstance(taken, Reservation)
     return taken
 
 
-def refused(counters: Counters, charges: Iterable[Charge], now: int) -> Refusal:
-    taken = counters.reserve(list(charges), now, TTL)
+def refused(counters: Counters, charges: list[Charge], now: int) -> Refusal:
+    taken = counters.reserve(charges, now, TTL)
     assert isinstance(taken, Refusal)
     return taken
 
@@ -62,12 +53,28 @@ def roundtrip(counters: Counters, now: int) -> Counters:
 
 # ---- properties against oracles
 
-events = st.lists(st.tuples(st.integers(0, 30 * NS), st.integers(1, 5)), max_size=60)
+gaps = st.sampled_from([0, 1, NS // 2, NS - 1, NS, NS + 1, 29 * NS, 59 * NS]) | st.integers(0, 30 * NS)
+events = st.lists(st.tuples(gaps, st.integers(1, 5)), max_size=60)
 
 
 def most_in_any_window(log: list[tuple[int, int]], span: int) -> int:
     """The most units in any half-open window of `span`, wherever it begins."""
     return max((sum(n for at, n in log if start <= at < start + span) for start, _ in log), default=0)
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "expected"),
+    [
+        ([0, 0, 60 * NS - 1, 60 * NS], "yyny"),
+        ([0, NS - 1, 60 * NS, 61 * NS - 2, 61 * NS - 1, 61 * NS - 1], "yynnyy"),
+        ([0, NS, 60 * NS, 61 * NS - 1, 61 * NS], "yyyny"),
+        ([0, NS - 1, NS, 61 * NS - 2, 61 * NS - 1], "yynny"),
+    ],
+    ids=["half-open period", "one grain", "two grains", "a refused mail joins no grain"],
+)
+def test_a_sliding_quota_to_the_nanosecond(nanoseconds: list[int], expected: str) -> None:
+    counters = Counters()
+    assert "".join("y" if take(counters, quota(2), T0 + at) else "n" for at in nanoseconds) == expected
 
 
 @given(amount=st.integers(1, 12), steps=events)
@@ -92,9 +99,7 @@ def test_a_sliding_quota_is_never_exceeded_and_at_most_a_sixtieth_too_strict(
     steps=st.lists(st.tuples(st.integers(NS, 90 * NS), st.integers(1, 5)), max_size=60),
 )
 @relaxed
-def test_a_sliding_quota_is_exact_when_mails_are_a_grain_apart(
-    amount: int, steps: list[tuple[int, int]]
-) -> None:
+def test_a_sliding_quota_is_exact_when_mails_are_a_grain_apart(amount: int, steps: list[tuple[int, int]]) -> None:
     counters, log, now = Counters(), [], T0
     for wait, units in steps:
         now += wait
@@ -111,9 +116,7 @@ def test_a_sliding_quota_is_exact_when_mails_are_a_grain_apart(
     steps=st.lists(st.tuples(st.integers(0, 30 * NS), st.integers(1, 13)), max_size=60),
 )
 @relaxed
-def test_a_rate_is_the_textbook_gcra(
-    per_period: int, burst: int, period: int, steps: list[tuple[int, int]]
-) -> None:
+def test_a_rate_is_the_textbook_gcra(per_period: int, burst: int, period: int, steps: list[tuple[int, int]]) -> None:
     """Virtual scheduling with a theoretical arrival time, in exact fractions."""
     counters, now = Counters(), T0
     limit = rate(per_period, burst, period)
@@ -162,10 +165,19 @@ def test_the_time_at_which_a_unit_is_free_is_exact(limit: Limit, steps: list[tup
         take(counters, limit, now, units)
     usage = counters.usage(limit, A, now)
     if usage.free_at_ns > now:
-        assert isinstance(
-            roundtrip(counters, now).reserve([Charge(limit, A, 1)], usage.free_at_ns - 1, TTL), Refusal
-        )
+        assert isinstance(roundtrip(counters, now).reserve([Charge(limit, A, 1)], usage.free_at_ns - 1, TTL), Refusal)
     assert isinstance(counters.reserve([Charge(limit, A, 1)], usage.free_at_ns, TTL), Reservation)
+
+
+@pytest.mark.parametrize("limit", [quota(2), rate(2, 2)], ids=["quota", "rate"])
+def test_what_is_in_flight_is_foreseen_as_used_now(limit: Limit) -> None:
+    counters = Counters()
+    assert take(counters, limit, T0)
+    now = T0 + NS // 2
+    flying = reserved(counters, [Charge(limit, A, 1)], now)
+    foreseen = counters.usage(limit, A, now).free_at_ns
+    counters.commit(flying.id, now)
+    assert counters.usage(limit, A, now).free_at_ns == foreseen > now
 
 
 # ---- memory
@@ -215,6 +227,15 @@ def test_a_refused_newcomer_leaves_no_key() -> None:
 def test_time_that_goes_on_is_read_as_it_is() -> None:
     clock = SteadyClock()
     assert [clock.read(now) for now in (5, 5, 7, 10**20)] == [5, 5, 7, 10**20]
+
+
+def test_a_clock_set_back_twice_is_believed_as_soon() -> None:
+    clock = SteadyClock()
+    clock.read(5000 * NS)
+    clock.read(4000 * NS)
+    for step in range(4):
+        clock.read(1000 * NS + step * NS)
+    assert clock.read(1010 * NS) == 5007 * NS
 
 
 def test_one_wrong_reading_moves_nothing() -> None:
@@ -313,20 +334,17 @@ def test_a_dump_from_the_future_waits_no_longer_than_it_ever_had_to(limit: Limit
     assert take(again, limit, T0 + 60 * NS, 5)
 
 
-def test_times_in_a_dump_that_lie_ahead_of_its_own_clock_are_cut() -> None:
+@pytest.mark.parametrize("limit", [quota(5), rate(5, 5)], ids=["quota", "rate"])
+def test_times_in_a_dump_that_lie_ahead_of_its_own_clock_are_cut(limit: Limit) -> None:
     counters = Counters()
     far = T0 + 10**9 * NS
-    counters.load(
-        [
-            ("clock", 1, T0),
-            ("rate", "rate", A, "messages", 60, 5, 5 * 60 * NS, far),
-            ("window", "quota", A, "messages", 60, far, far, 5),
-        ],
-        T0,
-    )
-    for limit in (rate(5, 5), quota(5)):
-        assert not take(counters, limit, T0)
-        assert take(counters, limit, T0 + 60 * NS, 5)
+    full = {
+        "rate": ("rate", "rate", A, "messages", 60, 5, 5 * 60 * NS),
+        "quota": ("window", "quota", A, "messages", 60, far, far, 5),
+    }
+    counters.load([("clock", 1, T0), full[limit.name]], T0)
+    assert not take(counters, limit, T0)
+    assert take(counters, limit, T0 + 60 * NS, 5)
 
 
 def test_a_dump_taken_after_the_clock_was_set_back_is_in_its_time() -> None:
@@ -353,11 +371,11 @@ def test_old_counters_are_forgotten_by_loading_later() -> None:
         [("clock", 1, "now")],
         [("clock", 1, T0), ()],
         [("clock", 1, T0), ("bucket", "n", A, "messages", 60, 1, 1, T0)],
-        [("clock", 1, T0), ("rate", "n", A, "messages", 60, 1, -1, T0)],
-        [("clock", 1, T0), ("rate", "n", A, "messages", 60, 1, 1)],
-        [("clock", 1, T0), ("rate", "n", 17, "messages", 60, 1, 1, T0)],
-        [("clock", 1, T0), ("rate", "n", A, "messages", 0, 1, 1, T0)],
-        [("clock", 1, T0), ("rate", "n", A, "messages", 60, 1, "1", T0)],
+        [("clock", 1, T0), ("rate", "n", A, "messages", 60, 1, -1)],
+        [("clock", 1, T0), ("rate", "n", A, "messages", 60, 1, 1, T0)],
+        [("clock", 1, T0), ("rate", "n", 17, "messages", 60, 1, 1)],
+        [("clock", 1, T0), ("rate", "n", A, "messages", 0, 1, 1)],
+        [("clock", 1, T0), ("rate", "n", A, "messages", 60, 1, "1")],
         [("clock", 1, T0), ("window", "n", A, "messages", 60, T0, T0)],
         [("clock", 1, T0), ("window", "n", A, "messages", 60, T0, T0, -1)],
         [("clock", 1, T0), ("window", "n", A, "messages", 60, T0, T0, 1, T0 - 1, 1)],

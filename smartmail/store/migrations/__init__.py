@@ -39,9 +39,7 @@ def ensure(url: str) -> bool:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise StoreUnavailable(
-            f"the upgrade of {hide_password(url)} took over {UPGRADE_TIMEOUT} s"
-        ) from error
+        raise StoreUnavailable(f"the upgrade of {hide_password(url)} took over {UPGRADE_TIMEOUT} s") from error
     if done.returncode != 0:
         raise StoreUnavailable(done.stderr.strip() or f"the upgrade of {hide_password(url)} failed")
     return True

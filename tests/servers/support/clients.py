@@ -1,4 +1,4 @@
-"""Mail programs that people really use, each made to send one message with STARTTLS, certificate check and AUTH."""
+"""Mail programs that people use, each made to send one message with STARTTLS, certificate check and AUTH."""
 
 import asyncio
 import json
@@ -70,7 +70,8 @@ def _call(argv: list[str], *, stdin: Path | None = None, env: dict[str, str] | N
 
 def swaks(job: Job, *options: str) -> Sent:
     """swaks; `options` are further ones of its own."""
-    message = job.file(b"\n")
+    message = job.directory / "message-for-swaks"
+    message.write_bytes(job.message.replace(b"\r\n", b"\n").removesuffix(b"\n"))  # swaks adds one
     return _call(
         [
             *("swaks", "--server", "localhost", "--port", str(job.port), "--ehlo", "client.example"),
@@ -197,7 +198,7 @@ def git_send_email(job: Job) -> Sent:
         [
             *("git", "-c", f"sendemail.smtpsslcertpath={job.ca}", "send-email", "--quiet", "--confirm=never"),
             *("--smtp-server=localhost", f"--smtp-server-port={job.port}", "--smtp-encryption=tls"),
-            *(f"--smtp-user={job.sender}", f"--smtp-pass={job.password}", f"--from={job.sender}"),
+            *(f"--smtp-user={job.sender}", f"--smtp-pass={job.password}", f"--from=Alice <{job.sender}>"),
             *("--suppress-cc=all", "--no-validate", "--transfer-encoding=8bit", "--8bit-encoding=UTF-8"),
             *("--smtp-domain=client.example", "--no-thread", "--no-signed-off-by-cc"),
             *(f"--to={one}" for one in job.recipients),
@@ -233,7 +234,7 @@ class Ability:
 
 CLIENTS = {
     "swaks": Ability(swaks, utf8=False, dsn=False),
-    "msmtp": Ability(msmtp, stops_at_refused=True),
+    "msmtp": Ability(msmtp, utf8=False, stops_at_refused=True),
     "curl": Ability(curl, dsn=False),
     "smtplib": Ability(python_smtplib),
     "aiosmtplib": Ability(python_aiosmtplib),

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Sender:
 
     def __init__(self, port: int, record: Record) -> None:
         self._port, self._record = port, record
+        self._writer: asyncio.StreamWriter | None = None
 
     async def _reply(self) -> str:
         lines = []
@@ -96,27 +98,31 @@ class Sender:
         self._record.note(mark, await self._reply())
         self._record.on_step(Step.KEPT)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Hang up."""
-        if hasattr(self, "_writer"):
+        if self._writer is not None:
             self._writer.close()
+            with suppress(ConnectionError):
+                await self._writer.wait_closed()
 
 
 async def send_all(port: int, marks: Iterable[str], record: Record) -> None:
     """One sender: the messages one after the other, connecting anew whenever its session is lost."""
     sender: Sender | None = None
-    for mark in marks:
-        try:
-            if sender is None:
-                sender = Sender(port, record)
-                await sender.connect()
-            await sender.send(mark)
-        except (ConnectionError, asyncio.IncompleteReadError, Refused):
-            if sender is not None:
-                sender.close()
-            sender = None
-    if sender is not None:
-        sender.close()
+    try:
+        for mark in marks:
+            try:
+                if sender is None:
+                    sender = Sender(port, record)
+                    await sender.connect()
+                await sender.send(mark)
+            except (ConnectionError, asyncio.IncompleteReadError, Refused):
+                if sender is not None:
+                    await sender.close()
+                sender = None
+    finally:
+        if sender is not None:
+            await sender.close()
 
 
 async def load(port: int, senders: int, each: int, record: Record, name: str = "m") -> None:

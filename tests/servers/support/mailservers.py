@@ -119,9 +119,7 @@ def run_dovecot() -> Iterator[Dovecot]:
         users = "".join(f"{user}:{{PLAIN}}{password(user)}::::::\n" for user in USERS)
         (directory / "users").write_text(users)
         conf = directory / "dovecot.conf"
-        conf.write_text(
-            DOVECOT_CONF.format(directory=directory, uid=MAIL_UID, imap_port=server.imap_port).lstrip()
-        )
+        conf.write_text(DOVECOT_CONF.format(directory=directory, uid=MAIL_UID, imap_port=server.imap_port).lstrip())
         process = Process(["/usr/sbin/dovecot", "-F", "-c", str(conf)], directory / "output")
         try:
             eventually(answers(server.imap_port, process.popen), "Dovecot's IMAP")
@@ -217,16 +215,12 @@ class Postfix:
 
     def wait_removed(self, queue_id: str) -> str:
         """Wait until the queue is done with this message; its lines of the log."""
-        eventually(
-            lambda: re.search(rf"qmgr\[\d+\]: {queue_id}: removed", self.log), f"{queue_id} to be removed"
-        )
+        eventually(lambda: re.search(rf"qmgr\[\d+\]: {queue_id}: removed", self.log), f"{queue_id} to be removed")
         return "\n".join(line for line in self.log.splitlines() if f" {queue_id}: " in line)
 
     def wait_empty(self) -> None:
         """Wait until the queue is empty."""
-        eventually(
-            lambda: not run(["/usr/sbin/postqueue", "-c", str(self.config), "-j"]).stdout, "an empty queue"
-        )
+        eventually(lambda: not run(["/usr/sbin/postqueue", "-c", str(self.config), "-j"]).stdout, "an empty queue")
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class Relay:
 
     def add_account(self, address: str, password: str) -> None:
         """An account with a password."""
-        self.cli("account", "add", address, "--password-stdin", typed=f"{password}\n")
+        self.cli("account", "add", address, "--plan", "boundless", "--password-file", "-", typed=f"{password}\n")
 
     def start(self) -> "Relay":
         """Start it, return when it says that all its listeners are open."""
@@ -150,9 +150,7 @@ class Relay:
 
     def metrics(self) -> str:
         """The metrics page."""
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=PATIENCE
-        ) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=PATIENCE) as page:
             text: str = page.read().decode()
             return text
 

@@ -28,7 +28,7 @@ class Step(StrEnum):
     RCPT = "rcpt"
     DATA = "data"
     CONTENT = "content"
-    """Some of the content is here, the rest is not."""
+    """Some of the content has been read, the rest has not."""
     DOT = "dot"
     """The end of the content is here, nothing is kept yet."""
     KEPT = "kept"
@@ -194,11 +194,11 @@ class ScriptedUpstream:
         content = b""
         announced = False
         while not (content.endswith(b"\r\n.\r\n") or content == b".\r\n"):
-            piece = await reader.read(65536)
+            piece = await reader.read(65536 if announced else 1000)
             if not piece:
                 raise _Gone
             content += piece
-            if not announced and len(content) > 100 and not content.endswith(b"\r\n.\r\n"):
+            if not announced:
                 announced = True
                 await self._answer(Step.CONTENT, b"", writer)
         if not await self._answer(Step.DOT, b"", writer):

@@ -116,9 +116,7 @@ def _customers() -> None:
     op.create_table(
         "subscription",
         sa.Column("id", KEY, nullable=False),
-        sa.Column(
-            "customer", KEY, sa.ForeignKey("customer.id", name="fk_subscription_customer"), nullable=False
-        ),
+        sa.Column("customer", KEY, sa.ForeignKey("customer.id", name="fk_subscription_customer"), nullable=False),
         sa.Column("plan", sa.Text, sa.ForeignKey("plan.name", name="fk_subscription_plan"), nullable=False),
         sa.Column("anchor_day", sa.Integer, nullable=False),
         sa.Column("paid_through", sa.Date),
@@ -220,22 +218,18 @@ def _events() -> None:
     )
     for columns in (["at_ns"], ["account_id", "at_ns"], ["client_address", "at_ns"]):
         op.create_index(f"ix_transaction_event_{'_'.join(columns)}", "transaction_event", columns)
-    refused = sa.text("verdict <> 'accepted'")
-    op.create_index(
-        "ix_transaction_event_verdict_reason_at_ns",
-        "transaction_event",
-        ["verdict", "reason", "at_ns"],
-        sqlite_where=refused,
-        postgresql_where=refused,
-    )
-    queued = sa.text("queue_id <> ''")
-    op.create_index(
-        "ix_transaction_event_queue_id",
-        "transaction_event",
-        ["queue_id"],
-        sqlite_where=queued,
-        postgresql_where=queued,
-    )
+    for columns, condition in (
+        (["verdict", "at_ns"], "verdict <> 'accepted'"),
+        (["reason", "at_ns"], "reason <> 'ok'"),
+        (["queue_id"], "queue_id <> ''"),
+    ):
+        op.create_index(
+            f"ix_transaction_event_{'_'.join(columns)}",
+            "transaction_event",
+            columns,
+            sqlite_where=sa.text(condition),
+            postgresql_where=sa.text(condition),
+        )
 
 
 def _triggers() -> None:
