@@ -22,9 +22,7 @@ NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 class End:
     """One end of a TLS connection in memory."""
 
-    def __init__(
-        self, context: ssl.SSLContext, *, server: bool, session: ssl.SSLSession | None = None
-    ) -> None:
+    def __init__(self, context: ssl.SSLContext, *, server: bool, session: ssl.SSLSession | None = None) -> None:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         name = None if server else "mail.example.com"
         self.tls = context.wrap_bio(
@@ -52,9 +50,7 @@ def shuttle(*steps: tuple[End, Callable[[], object]]) -> None:
     raise AssertionError("the handshake doesn't end")
 
 
-def handshake(
-    server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None
-) -> tuple[End, End]:
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None) -> tuple[End, End]:
     ends = End(server, server=True), End(client, server=False, session=session)
     shuttle((ends[0], ends[0].tls.do_handshake), (ends[1], ends[1].tls.do_handshake))
     return ends

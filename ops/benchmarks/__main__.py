@@ -8,7 +8,6 @@ from rich.console import Console
 
 from . import relay, report
 from .peers import PEERS
-from .procs import StartFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 110
@@ -44,7 +43,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """0 when every bar is met, 1 when one is not, 3 when not even the sink could start, 130 when
+    """0 when every bar is met, 1 when one is not, 130 when
     interrupted."""
     arguments = _arguments()
     progress = Console(stderr=True, highlight=False)
@@ -55,13 +54,10 @@ def main() -> int:
 
     try:
         results, pinned = relay.run(ROOT, plan, arguments.only, say)
-    except StartFailed as error:
-        progress.print(str(error), style="red", markup=False)
-        return 3
     except KeyboardInterrupt:
         progress.print("interrupted; everything started was ended", style="red")
         return 130
-    about = report.machine(pinned)
+    about = report.machine(pinned, results.others_cores)
     shown = {peer.id: peer.title for peer in PEERS if peer.id in arguments.only}
     if arguments.json:
         print(report.as_json(results, tuple(shown), about))

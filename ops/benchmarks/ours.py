@@ -16,7 +16,7 @@ COMMAND_SECONDS = 60
 
 # Several limits that every message is charged to, far above the load: counted and enforced, never reached.
 LIMITS = "\n".join(
-    f'[[limit]]\nname = "{scope}-{unit}-{period}"\nscope = "{scope}"\nunit = "{unit}"\nquota = 1000000000\n'
+    f'[[limit]]\nname = "{scope}-{unit}-{period}"\nscope = "{scope}"\nunit = "{unit}"\nquota = 1000000000000\n'
     f'period = {period}\nburst = {burst}\nmode = "enforce"\n'
     for scope, unit, period, burst in (
         ("client", "messages", 3600, 0),
@@ -116,7 +116,7 @@ def _provision(site: Site) -> None:
         ("plan", "add", "bench", *(word for limit in limits for word in ("--limit", limit))),
         ("customer", "add", "bench", "--plan", "bench"),
         ("domain", "add", "example.test", "--customer", "bench"),
-        ("account", "add", LOGIN, "--customer", "bench"),
+        ("account", "add", LOGIN, "--plan", "bench", "--generate"),
     ):
         _command(site, words)
 
@@ -125,7 +125,7 @@ def _command(site: Site, words: Sequence[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "smartmail", "--config", str(site.config), *words],
         env={**os.environ, **site.environment},
-        input=f"{PASSWORD}\n{PASSWORD}\n",
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,

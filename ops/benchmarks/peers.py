@@ -1,6 +1,7 @@
 """The peers a relay is measured against, each with its best simple configuration for passing mail to one
 sink."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,16 +68,8 @@ def program(name: str) -> str:
 def start_sink(processes: Processes, cores: Cores) -> Running:
     """Postfix's smtp-sink, behind every peer."""
     port = free_port()
-    command = [
-        program("smtp-sink"),
-        "-4",
-        "-u",
-        unprivileged_user(),
-        "-m",
-        "4000",
-        f"127.0.0.1:{port}",
-        "4096",
-    ]
+    user = ["-u", unprivileged_user()] if os.geteuid() == 0 else []
+    command = [program("smtp-sink"), "-4", *user, "-m", "6000", f"127.0.0.1:{port}", "4096"]
     child = processes.start("smtp-sink", command, cores.load)
     wait_for_greeting(child, port)
     return Running(port, (child,))

@@ -222,6 +222,13 @@ def cpu_seconds(roots: Sequence[int]) -> float:
     return ticks / TICKS_PER_SECOND
 
 
+def busy_seconds() -> float:
+    """CPU time that all of this machine has used since it booted, time taken by the hypervisor included (proc(5))."""
+    fields = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_SECOND
+
+
 def _memory_kib(roots: Sequence[int], key: str) -> int:
     total = 0
     for pid in descendants(roots) if roots else ():

@@ -1,12 +1,14 @@
 """`ops/bench relay`: the same loads through every peer in interleaved rounds, then TLS with AUTH, then
 memory."""
 
+import fcntl
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -14,10 +16,11 @@ from types import FrameType
 from . import install, memory, report, submission
 from .load import LOADS, Driver, Load, LoadFailed, Target, numbers, read_answer
 from .peers import PEERS, Peer, Room, Running, start_sink
-from .procs import Cores, Processes, StartFailed, peak_rss_mb, raise_file_limit, reset_peaks
+from .procs import Cores, Processes, StartFailed, busy_seconds, cpu_seconds, peak_rss_mb, raise_file_limit, reset_peaks
 
 PEER_IDS = (*(peer.id for peer in PEERS), "postfix")
 LATENCY_RATE = 100.0
+LONGEST_WAIT = 900.0
 
 Say = Callable[[str], None]
 
@@ -81,6 +84,7 @@ class Bench:
 
     def throughput(self, running: dict[str, Running]) -> None:
         """Every load through every peer, round by round."""
+        started, busy, own = time.monotonic(), busy_seconds(), cpu_seconds([os.getpid()])
         for load in LOADS:
             for peer, at in running.items():
                 reset_peaks(at.pids)
@@ -92,6 +96,8 @@ class Bench:
             for peer, at in running.items():
                 if at.pids:
                     self.results.peaks[peer, load.id] = peak_rss_mb(at.pids)
+        others = busy_seconds() - busy - (cpu_seconds([os.getpid()]) - own)
+        self.results.others_cores = max(0.0, others / (time.monotonic() - started))
 
     def calibrate(self, peer: str, at: Running, load: Load) -> None:
         """Find how many messages make one run."""
@@ -147,8 +153,12 @@ class Bench:
             self.fail("memory", LoadFailed(fault))
 
     def run(self, haraka: Path | None) -> None:
-        """Everything, one after the other. Raises StartFailed when there is not even a sink."""
-        sink = start_sink(self.driver.processes, self.driver.cores)
+        """Everything, one after the other."""
+        try:
+            sink = start_sink(self.driver.processes, self.driver.cores)
+        except StartFailed as error:
+            self.fail("everything", error)
+            return
         running = self.start_peers(sink.port, haraka)
         self.throughput(running)
         self.latency(running)
@@ -162,8 +172,26 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def _alone(cache: Path, say: Say) -> Iterator[None]:
+    """Hold the lock of this checkout's benchmarks: two at once would measure each other. Waits for a while."""
+    cache.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + LONGEST_WAIT
+    with (cache / "lock").open("w") as lock:
+        told = False
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if not told:
+                say("another benchmark is running: waiting for its end")
+                told = True
+            time.sleep(0.5)
+        yield
+
+
 def run(root: Path, plan: Plan, wanted: frozenset[str], say: Say) -> tuple[report.Results, str]:
-    """Install, start, measure, end all. Returns what was found and how it was pinned. Raises StartFailed."""
+    """Install, start, measure, end all. Returns what was found and how it was pinned."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     raise_file_limit()
@@ -175,9 +203,9 @@ def run(root: Path, plan: Plan, wanted: frozenset[str], say: Say) -> tuple[repor
     cores = Cores.plan()
     folder = Path(tempfile.mkdtemp(prefix="smartmail-bench-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None))
     folder.chmod(0o755)
-    started = time.monotonic()
     try:
-        with Processes(folder) as processes:
+        with _alone(root / ".cache" / "bench", say), Processes(folder) as processes:
+            started = time.monotonic()
             bench = Bench(plan, Driver(processes, cores, root), folder, wanted, say)
             bench.run(haraka)
             say(f"done in {time.monotonic() - started:.0f} s")

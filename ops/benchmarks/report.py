@@ -43,6 +43,9 @@ TITLES = {
     "tls_auth_4k": "4 kB, STARTTLS and AUTH on each",
 }
 
+QUIET = 0.15
+"""Cores that others may use before we say so."""
+
 BARS: tuple[Bar, ...] = (
     Bar("one_per_conn_4k_vs_haproxy", 1.0, at_least=True),
     Bar("one_per_conn_4k_vs_haraka", 15.0, at_least=True),
@@ -59,7 +62,8 @@ BARS: tuple[Bar, ...] = (
 
 @dataclass(slots=True)
 class Results:
-    """Everything measured. Keys of `samples` and `peaks`: (peer, load)."""
+    """Everything measured. Keys of `samples` and `peaks`: (peer, load). `others_cores`: how many cores everything
+    but the benchmark kept busy meanwhile, on average; figures from a busy machine are not worth much."""
 
     samples: dict[tuple[str, str], list[Sample]] = field(default_factory=dict)
     peaks: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -67,6 +71,7 @@ class Results:
     submission: Mapping[str, list[Sample]] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
     faults: dict[str, str] = field(default_factory=dict)
+    others_cores: float = 0.0
 
     def rate(self, peer: str, load: str) -> float | None:
         """Median messages per second."""
@@ -170,7 +175,7 @@ def _run(run: Sample) -> dict[str, object]:
     }
 
 
-def machine(pinning: str) -> dict[str, object]:
+def machine(pinning: str, others_cores: float) -> dict[str, object]:
     """The machine in words, without its name."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
@@ -180,6 +185,7 @@ def machine(pinning: str) -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "pinning": pinning,
+        "others_cores": round(others_cores, 2),
     }
 
 
@@ -202,6 +208,8 @@ def show(console: Console, results: Results, peers: Mapping[str, str], about: Ma
     """Two tables: what was measured, and the bars."""
     console.print(f"{about['processor']}, {about['cores']} cores; {about['pinning']}")
     ids = tuple(peers)
+    if results.others_cores > QUIET:
+        console.print(f"[yellow]others kept {results.others_cores:.1f} cores busy meanwhile: measure again[/]")
     table = Table("through", box=box.SIMPLE_HEAD, title="20 sessions, smtp-source to smtp-sink")
     for heading in ("messages/s", "of direct", "CPU us", "p50 ms", "p99 ms", "peak MB"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -111,10 +111,7 @@ class FairQueue(Generic[Item]):
         length = len(line) if line else 0
         if length >= self.bounds.waiting_per_network:
             return (item,)
-        if (
-            self._due(network, now_ns) + length * self._pause(network, now_ns)
-            > now_ns + self.bounds.patience_ns
-        ):
+        if self._due(network, now_ns) + length * self._pause(network, now_ns) > now_ns + self.bounds.patience_ns:
             return (item,)
         refused: tuple[Item, ...] = ()
         if self._size >= self.bounds.waiting:

@@ -15,7 +15,7 @@ _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
 _LINE = re.compile(rb"([2-5][0-9]{2})([ -]?)([\t\x20-\x7e\x80-\xff]*)")
 # A whole reply of one line. The enhanced code is of the reply's own class, or it is text.
 _ONE_LINE = re.compile(
-    rb"(([2-5])[0-9]{2})(?: (?:(\2\.[0-9]{1,3}\.[0-9]{1,3})(?: |(?=\r)))?+([\t\x20-\x7e\x80-\xff]*+))?+\r\n"
+    rb"(([245])[0-9]{2}|3[0-9]{2})(?: (?:(\2\.[0-9]{1,3}\.[0-9]{1,3})(?: |(?=\r)))?+([\t\x20-\x7e\x80-\xff]*+))?+\r\n"
 )
 
 

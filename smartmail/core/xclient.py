@@ -23,7 +23,7 @@ _HOST_NAME = re.compile(
     r"(?![0-9.]*+\Z)[A-Za-z0-9_]++(?:-++[A-Za-z0-9_]++)*+(?:\.[A-Za-z0-9_]++(?:-++[A-Za-z0-9_]++)*+)*+"
 )
 # Printable ASCII without what is special in a Received header.
-_HELO_NAME = re.compile(r"[!#-'*-:=?\[\]-~]++")
+_HELO_NAME = re.compile(r"[!#-'*-:=?A-Z\[\]-~]++")
 
 
 class Identity(NamedTuple):

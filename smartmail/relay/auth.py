@@ -116,6 +116,9 @@ class Backend(Protocol):
     def offered(self, *, secured: bool) -> tuple[str, ...]:
         """What may be offered, with or without TLS."""
 
+    def open(self) -> None:
+        """Make ready, so that the first client waits for nothing. Needs the running loop; harmless twice."""
+
     def start(self, mechanism: str, initial: bytes | None, peer: PeerInfo) -> Exchange:
         """Begin an exchange; `initial` is the initial response, if any. Raises MechanismNotOfferedError."""
 
@@ -204,9 +207,7 @@ class PasswordExchange:
 
     __slots__ = ("_backend", "_credentials", "_future", "_initial", "_machine", "_peer")
 
-    def __init__(
-        self, backend: "PasswordBackend", mechanism: str, initial: bytes | None, peer: PeerInfo
-    ) -> None:
+    def __init__(self, backend: "PasswordBackend", mechanism: str, initial: bytes | None, peer: PeerInfo) -> None:
         """mechanism: PLAIN or LOGIN. initial: the initial response, if any."""
         self._backend = backend
         self._machine: Mechanism = MECHANISMS[mechanism]()

@@ -8,11 +8,11 @@ that Dovecot offers is passed through, challenge by challenge.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from smartmail.core.dovecot import Cont, Fail, Line, Mech, Ok
+from smartmail.core.dovecot import Cont, DovecotError, Fail, Line, Mech, Ok
 from smartmail.core.fairness import SECOND_NS, Bounds, Penalty, client_network
 from smartmail.core.sasl import MECHANISMS, Challenge, Credentials, plain_message
 from smartmail.relay.auth import (
@@ -47,6 +47,7 @@ class DovecotSettings:
     running: int = 32
     request_seconds: float = 60.0
     connect_seconds: float = 5.0
+    link_seconds: float = 300.0
     allow_anonymous: bool = False
     penalty: Penalty = field(default_factory=Penalty)
 
@@ -86,6 +87,10 @@ class RelayedExchange:
                 answer = _meaning(await self._converse())
         except LinkLostError as lost:
             answer = AuthResult(Outcome.TEMPORARY, why=str(lost))
+        except DovecotError as error:
+            # Only what a client made up can be too long for Dovecot or hold what its lines cannot.
+            self.cancel()
+            answer = AuthResult(Outcome.BAD_CREDENTIALS, why=f"not for Dovecot: {error}")
         except TimeoutError:
             self.cancel()
             answer = AuthResult(Outcome.TEMPORARY, why=_SILENT)
@@ -141,20 +146,15 @@ def _meaning(line: Line) -> Challenge | AuthResult:
     match line:
         case Cont():
             return Challenge(line.data)
-        case Ok() if user := line.parameters.get("user"):
-            return AuthResult(Outcome.OK, normal_login(user))
+        case Ok() if line.user:
+            return AuthResult(Outcome.OK, normal_login(line.user))
         case Fail():
-            return _failure(line.parameters)
+            # Whatever the reason (disabled, expired, ...), a client learns no more than from a wrong
+            # password.
+            outcome = Outcome.TEMPORARY if line.temporary else Outcome.BAD_CREDENTIALS
+            return AuthResult(outcome, why=f"Dovecot: {line.code or line.reason or 'refused'}")
         case _:
             return AuthResult(Outcome.TEMPORARY, why="Dovecot names no user")
-
-
-def _failure(parameters: Mapping[str, str]) -> AuthResult:
-    """Whatever the reason (disabled, expired, ...), a client learns no more than from a wrong password."""
-    code = parameters.get("code", "")
-    why = f"Dovecot: {code or parameters.get('reason') or 'refused'}"
-    temporary = "temp" in parameters or code == "temp_fail"
-    return AuthResult(Outcome.TEMPORARY if temporary else Outcome.BAD_CREDENTIALS, why=why)
 
 
 class _Refused:
@@ -271,6 +271,8 @@ class DovecotBackend:
         self._checks.close()
         if self._keeper is not None:
             self._keeper.cancel()
+        if self._link is not None:
+            self._link.close("shutting down")
 
     async def link(self) -> Link:
         """The connection; one just lost is waited for. Raises LinkLostError when Dovecot is known to be
@@ -300,50 +302,65 @@ class DovecotBackend:
         return answer
 
     async def _keep_connected(self) -> None:
-        pause = 0.0
+        pause = _FIRST_PAUSE
         while True:
-            link = Link()
+            link = Link(self._lost)
             try:
-                why = await self._use(link)
-                pause = _FIRST_PAUSE
+                await self._connect(link)
             except (OSError, TimeoutError) as error:
-                why = str(error) or _SILENT
-                self._down(why)
-                pause = min(max(pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
-            finally:
-                link.close("the connection is given up")
-            await asyncio.sleep(pause)
+                self._failed(str(error) or _SILENT)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                continue
+            pause = _FIRST_PAUSE
+            self._adopt(link)
+            # A process of Dovecot that was replaced by a reload serves its old clients for ever, with the old
+            # configuration: so every connection is replaced in time.
+            await asyncio.wait([link.gone], timeout=self.settings.link_seconds)
+            if link.gone.done():
+                await asyncio.sleep(pause)
 
-    async def _use(self, link: Link) -> str:
-        """Connect, serve until the connection is gone; return why it is. Raises OSError, TimeoutError
-        before."""
+    async def _connect(self, link: Link) -> None:
+        """Raises OSError, TimeoutError."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self.settings.connect_seconds):
-            await loop.create_unix_connection(lambda: link, self._socket)
-            await link.ready
-        offered = {name: "plaintext" in mech.flags for name, mech in link.mechanisms.items() if self._may_offer(mech)}
-        self._offered = offered
-        self._link, self._why_down = link, ""
+        try:
+            async with asyncio.timeout(self.settings.connect_seconds):
+                await loop.create_unix_connection(lambda: link, self._socket)
+                await link.ready
+            if link.gone.done():
+                raise LinkLostError(link.gone.result())
+        except BaseException:
+            link.close("the connection is given up")
+            raise
+
+    def _adopt(self, link: Link) -> None:
+        former, self._link, self._why_down = self._link, link, ""
+        self._offered = {name: mech.plaintext for name, mech in link.mechanisms.items() if self._may_offer(mech)}
+        if former is not None:
+            former.retire()
+            return
         self._up.set()
         self._changed(connected=True, why="")
-        try:
-            return await link.gone
-        finally:
+
+    def _lost(self, link: Link, why: str) -> None:
+        if self._link is link:
             self._link = None
             self._up.clear()
-            self._changed(connected=False, why="connection to Dovecot lost")
+            self._changed(connected=False, why=why)
+
+    def _failed(self, why: str) -> None:
+        if self._link is not None:
+            return
+        if not self._why_down:
+            self._changed(connected=False, why=why)
+        self._why_down = why
 
     def _may_offer(self, mech: Mech) -> bool:
         """EXTERNAL would trust a client certificate that was never asked for; -PLUS needs channel binding;
         private ones are between Dovecot's own processes."""
-        if mech.name == "EXTERNAL" or mech.name.endswith("-PLUS") or "private" in mech.flags:
+        if mech.name == "EXTERNAL" or mech.name.endswith("-PLUS") or mech.private:
             return False
-        return self.settings.allow_anonymous or not ("anonymous" in mech.flags or mech.name == "ANONYMOUS")
-
-    def _down(self, why: str) -> None:
-        if not self._why_down:
-            self._changed(connected=False, why=why)
-        self._why_down = why
+        return self.settings.allow_anonymous or not (mech.anonymous or mech.name == "ANONYMOUS")
 
     def _changed(self, *, connected: bool, why: str) -> None:
         if self._on_change is not None:

@@ -97,6 +97,9 @@ class LocalBackend:
         """Logins that wait for a thread or for the end of their network's pause."""
         return self._checks.waiting
 
+    def open(self) -> None:
+        """See Backend.open: nothing to do here."""
+
     def offered(self, *, secured: bool) -> tuple[str, ...]:
         """Nothing without TLS: both mechanisms send the password as it is."""
         return self.mechanisms if secured else ()

@@ -7,6 +7,7 @@ import select
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from smartmail import events
@@ -79,10 +80,7 @@ class Relay:
         """Open every listener. Raises OSError with the listener's name as its filename."""
         for listener in self.listeners:
             try:
-                await listener.open(
-                    lambda peer, listener=listener: ClientSession(self, listener, peer),  # type: ignore[misc]
-                    lambda why, name=listener.name: events.accept_failed(name=name, reason=why),
-                )
+                await listener.open(partial(ClientSession, self, listener), partial(_accept_failed, listener.name))
             except OSError as error:
                 raise OSError(error.errno, error.strerror, f"listener {listener.name}") from error
             events.listening(
@@ -249,3 +247,7 @@ class Relay:
             self._timer.cancel()
         self.services.pool.close()
         return len(left)
+
+
+def _accept_failed(name: str, why: str) -> None:
+    events.accept_failed(name=name, reason=why)

@@ -7,8 +7,8 @@ life.
 import errno
 import os
 import re
+import secrets
 import ssl
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -106,9 +106,7 @@ class ServerTls:
         self.certificate, self.key, self.context = certificate, key, context
 
 
-def client_context(
-    security: Literal["opportunistic", "required"], ca_file: Path | None = None
-) -> ssl.SSLContext:
+def client_context(security: Literal["opportunistic", "required"], ca_file: Path | None = None) -> ssl.SSLContext:
     """The context towards an upstream. opportunistic: encrypted, nothing verified (RFC 7435). required: chain
     and host name verified against ca_file, else the system's authorities. Raises TlsError for a bad
     ca_file."""
@@ -168,16 +166,17 @@ def _still_good(file: Path, hostname: str, now: datetime) -> bool:
 
 def _write_whole(file: Path, content: bytes) -> None:
     """All of it or nothing, readable by the owner only from the first moment."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).replace(file)
+        part.replace(file)
     except BaseException:
         with suppress(OSError):
-            Path(name).unlink()
+            part.unlink()
         raise
 
 

@@ -151,20 +151,11 @@ class Transaction:
             self._stage("connect")
             self._send_mail(connection, fresh=False)
 
-    async def _prepare(self, connection: Connection | None) -> None:
+    async def _prepare(self, pooled: Connection | None) -> None:
         """Open a connection, or tell a pooled one who the client is, then go on with MAIL."""
-        pool, client = self._pool, self._client
-        reused = connection is not None
+        pool = self._pool
         try:
-            if connection is not None:
-                try:
-                    await pool.identify(connection, client.identity)
-                except UpstreamError:
-                    connection, reused = None, False
-            if connection is None:
-                connection = await pool.connect()
-                if pool.wants_xclient(connection, client.identity):
-                    await pool.identify(connection, client.identity)
+            connection = await pool.introduce(pooled, self._client.identity)
         except UpstreamError as error:
             self._task = None
             if not self.done:
@@ -180,7 +171,7 @@ class Transaction:
             pool.reset_and_give_back(connection)
             return
         self._stage("connect")
-        self._send_mail(connection, fresh=not reused)
+        self._send_mail(connection, fresh=connection is not pooled)
 
     def _send_mail(self, connection: Connection, *, fresh: bool) -> None:
         self._connection = connection

@@ -5,6 +5,7 @@ after a 2xx to the dot, or a 2xx to RSET.
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -92,8 +93,9 @@ def read_capabilities(answer: Reply) -> Capabilities:
     """Read an EHLO or LHLO reply; the first line is the greeting (RFC 5321 section 4.1.1.1)."""
     keywords = {}
     for line in answer.lines[1:]:
-        keyword, *parameters = line.upper().replace("=", " ", 1).split() or [""]
-        keywords[keyword] = tuple(parameters)
+        words = line.upper().replace("=", " ", 1).split()  # "AUTH=" is an old spelling of "AUTH "
+        if words:
+            keywords[words[0]] = tuple(words[1:])
     return Capabilities(keywords)
 
 
@@ -109,7 +111,7 @@ class Connection(asyncio.Protocol):
     """One connection. `send` queues a command and who gets its reply; replies come back in order."""
 
     __slots__ = (
-        "_deadlines",
+        "_greeting",
         "_loop",
         "_parser",
         "_waiting",
@@ -128,7 +130,9 @@ class Connection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._parser = ReplyParser()
-        self._waiting: deque[OnReply] = deque()
+        # The greeting may be here before whoever opened the connection gets to run again.
+        self._greeting: asyncio.Future[Reply | Loss] = loop.create_future()
+        self._waiting: deque[OnReply] = deque([_into(self._greeting)])
         self.transport: asyncio.Transport | None = None
         self.capabilities = Capabilities({})
         self.identity: Identity | None = None
@@ -192,6 +196,9 @@ class Connection(asyncio.Protocol):
 
     def expect(self, on_reply: OnReply, seconds: float) -> None:
         """A reply is due for what has been, or is about to be, written."""
+        if self.lost:
+            self._loop.call_soon(on_reply, Loss.UPSTREAM_LOST)
+            return
         self._waiting.append(on_reply)
         self.deadline = self._loop.time() + seconds
 
@@ -203,15 +210,14 @@ class Connection(asyncio.Protocol):
     async def ask(self, command: bytes, seconds: float) -> Reply:
         """Send a command and return its reply; raises UpstreamError where none comes."""
         answer: asyncio.Future[Reply | Loss] = self._loop.create_future()
+        self.send(command, _into(answer), seconds)
+        return await self._wait(answer, seconds)
 
-        def arrived(result: Reply | Loss) -> None:
-            if not answer.done():
-                answer.set_result(result)
+    async def hear_greeting(self, seconds: float) -> Reply:
+        """The upstream's first words; raises UpstreamError where none come."""
+        return await self._wait(self._greeting, seconds)
 
-        if command:
-            self.send(command, arrived, seconds)
-        else:
-            self.expect(arrived, seconds)
+    async def _wait(self, answer: asyncio.Future[Reply | Loss], seconds: float) -> Reply:
         try:
             result = await asyncio.wait_for(answer, seconds)
         except TimeoutError:
@@ -254,6 +260,14 @@ class Connection(asyncio.Protocol):
             on_reply(loss)
 
 
+def _into(answer: asyncio.Future[Reply | Loss]) -> OnReply:
+    def arrived(result: Reply | Loss) -> None:
+        if not answer.done():
+            answer.set_result(result)
+
+    return arrived
+
+
 class Pool:
     """Connections to one route. Newest idle one first, so that the rest can age out."""
 
@@ -271,6 +285,8 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._opening = 0
+        self._refuses_xclient = False
+        """It offered XCLIENT and did not honour it: XFORWARD from now on, unless only XCLIENT will do."""
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -364,31 +380,54 @@ class Pool:
             connection.farewell()
         self._idle.clear()
 
-    async def identify(self, connection: Connection, identity: Identity) -> None:
-        """Tell the upstream who the client is by XCLIENT, which starts the session anew (XCLIENT_README). Raises
-        UpstreamError if it is refused."""
+    async def introduce(self, connection: Connection | None, identity: Identity) -> Connection:
+        """Make a connection know the client, or open one that does. Raises UpstreamError.
+
+        An upstream that offers XCLIENT and then refuses it is told by XFORWARD, or not at all, unless the route
+        says that only XCLIENT will do.
+        """
+        if connection is not None:
+            with contextlib.suppress(UpstreamError):
+                await self._say_xclient(connection, identity)
+                return connection
+        while True:
+            connection = await self.connect()
+            if not self.wants_xclient(connection, identity):
+                return connection
+            try:
+                await self._say_xclient(connection, identity)
+            except UpstreamError:
+                if self.wants_xclient(connection, identity):
+                    raise
+            else:
+                return connection
+
+    async def _say_xclient(self, connection: Connection, identity: Identity) -> None:
+        """XCLIENT starts the session anew, with a new EHLO (XCLIENT_README)."""
         offered = connection.capabilities.attributes("XCLIENT")
         for command in xclient_command(identity, offered).splitlines(keepends=True):
             answer = await connection.ask(command, self.route.timeouts.mail)
             if answer.code != 220:
                 connection.farewell()
-                raise UpstreamError("XCLIENT refused", answer)
+                self._refuses_xclient = True
+                raise UpstreamError(f"XCLIENT answered with {answer}", answer)
         connection.identity = identity
         await self._hello(connection)
 
     def wants_xclient(self, connection: Connection, identity: Identity) -> bool:
         """Must `identify` be called before this client's mail?"""
-        if self.route.identify not in (Identify.AUTO, Identify.XCLIENT) or connection.identity == identity:
-            return False
-        return "XCLIENT" in connection.capabilities
+        return self._uses_xclient(connection) and connection.identity != identity
+
+    def _uses_xclient(self, connection: Connection) -> bool:
+        if self.route.identify is Identify.AUTO:
+            return "XCLIENT" in connection.capabilities and not self._refuses_xclient
+        return self.route.identify is Identify.XCLIENT
 
     def forward_command(self, connection: Connection, identity: Identity) -> bytes:
         """The XFORWARD command for this client; b"" where it is not used."""
         if self.route.identify not in (Identify.AUTO, Identify.XFORWARD):
             return b""
-        if "XFORWARD" not in connection.capabilities:
-            return b""
-        if self.route.identify is Identify.AUTO and "XCLIENT" in connection.capabilities:
+        if "XFORWARD" not in connection.capabilities or self._uses_xclient(connection):
             return b""
         return xforward_command(identity, connection.capabilities.attributes("XFORWARD"))
 
@@ -441,7 +480,7 @@ class Pool:
 
     async def _shake_hands(self, connection: Connection) -> None:
         route = self.route
-        greeting = await connection.ask(b"", route.timeouts.greeting)
+        greeting = await connection.hear_greeting(route.timeouts.greeting)
         if greeting.code != 220:
             connection.farewell()
             raise UpstreamError(f"greeted with {greeting}", greeting)

@@ -90,7 +90,7 @@ def test_every_read_command_speaks_to_people_and_to_programs(
         (("customer", "add", "Acme"), 1, 'a customer "Acme" already', "customer show"),
         (("customer", "add", "12"), 2, "cannot be a customer's name", "no digit"),
         (("customer", "set", "Acme", "--paid-through", "soon"), 2, "is no date", "2026-11-23"),
-        (("domain", "add", "-x-", "--customer", "Acme"), 2, "is no domain", ""),
+        (("domain", "add", "a..b", "--customer", "Acme"), 2, "is no domain", ""),
         (("domain", "add", "b.example", "--customer", "Nobody"), 1, 'no customer "Nobody"', "customer list"),
         (("plan", "set", "standard", "--limit", "name=x"), 2, "missing: period, quota, unit", "write name="),
         (("plan", "set", "standard", "--limit", "name=x,unit=cows,quota=1,period=1"), 2, "cows", "write name="),
@@ -107,8 +107,9 @@ def test_an_error_says_what_and_what_to_do(
     assert remedy in done.remedy
 
 
-def test_an_unreachable_database_is_exit_code_3(run: Run, config: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("in the way")
+def test_an_unreachable_database_is_exit_code_3(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "smartmail.db").write_bytes(b"no database at all, whatever its name says. " * 50)
     done = run("account", "list")
     assert done.code == 3
     assert "database" in done.error

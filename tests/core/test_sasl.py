@@ -171,12 +171,8 @@ def test_what_goes_into_a_plain_message_comes_out(authzid: str, login: str, pass
     assert plain(plain_message(credentials)) == credentials
 
 
-@given(
-    st.lists(st.one_of(st.none(), st.binary(max_size=2000)), max_size=4), st.sampled_from(sorted(MECHANISMS))
-)
-def test_no_bytes_raise_and_no_credentials_hold_a_nul_or_a_line_break(
-    responses: list[bytes | None], name: str
-) -> None:
+@given(st.lists(st.one_of(st.none(), st.binary(max_size=2000)), max_size=4), st.sampled_from(sorted(MECHANISMS)))
+def test_no_bytes_raise_and_no_credentials_hold_a_nul_or_a_line_break(responses: list[bytes | None], name: str) -> None:
     exchange = MECHANISMS[name]()
     for response in responses:
         step = exchange.step(response)

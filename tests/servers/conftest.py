@@ -10,7 +10,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support.mailservers import USERS, Dovecot, Postfix, password, run_dovecot, run_mailbox_postfix
+from support.mailservers import (
+    ALICE,
+    DAVE,
+    DAVES_LOCAL_PASSWORD,
+    Dovecot,
+    Postfix,
+    password,
+    run_dovecot,
+    run_mailbox_postfix,
+)
 from support.processes import short_directory
 from support.relayserver import Certificate, Relay, Table, make_certificate
 from support.scripted import Script, ScriptedUpstream
@@ -43,11 +52,23 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
+@pytest.fixture(scope="session")
+def accounts(certificate: Certificate) -> Iterator[Path]:
+    """A data directory with local accounts for alice and dave, made once by the command line."""
+    with short_directory("accounts") as directory:
+        relay = Relay(directory, certificate)
+        relay.write_config()
+        relay.add_customer(["example.com"])
+        relay.add_account(ALICE, password(ALICE))
+        relay.add_account(DAVE, DAVES_LOCAL_PASSWORD)
+        yield relay.data_dir
+
+
 MakeRelay = Callable[..., Awaitable[Relay]]
 
 
 @pytest.fixture
-def make_relay(certificate: Certificate) -> Iterator[MakeRelay]:
+def make_relay(certificate: Certificate, accounts: Path) -> Iterator[MakeRelay]:
     """Give it the upstream's port and tables of the configuration; a relay runs, and is ended after the test.
 
     `await` it: the upstream may be in this loop, and the relay greets it before it is ready.
@@ -57,7 +78,7 @@ def make_relay(certificate: Certificate) -> Iterator[MakeRelay]:
         async def make(upstream_port: int, **tables: Table | Sequence[Table]) -> Relay:
             directory = stack.enter_context(short_directory("relay"))
             upstream = {"address": f"127.0.0.1:{upstream_port}", **dict(tables.pop("upstream", {}))}  # type: ignore[arg-type]
-            relay = Relay(directory, certificate, {"upstream": upstream, **tables})
+            relay = Relay(directory, certificate, {"upstream": upstream, **tables}, accounts=accounts)
             relay.write_config()
             await asyncio.to_thread(relay.start)
             stack.callback(relay.stop)
@@ -67,15 +88,12 @@ def make_relay(certificate: Certificate) -> Iterator[MakeRelay]:
 
 
 @pytest.fixture(scope="session")
-def mail_relay(postfix: Postfix, certificate: Certificate) -> Iterator[Relay]:
-    """A relay before `postfix`, with a local account for each of USERS."""
+def mail_relay(postfix: Postfix, certificate: Certificate, accounts: Path) -> Iterator[Relay]:
+    """A relay before `postfix`."""
     with short_directory("relay") as directory:
         upstream = {"address": f"127.0.0.1:{postfix.port}"}
-        relay = Relay(directory, certificate, {"upstream": upstream})
+        relay = Relay(directory, certificate, {"upstream": upstream}, accounts=accounts)
         relay.write_config()
-        relay.add_customer(sorted({user.partition("@")[2] for user in USERS}))
-        for user in USERS:
-            relay.add_account(user, password(user))
         relay.start()
         yield relay
         relay.stop()

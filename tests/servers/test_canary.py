@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.mailservers import Dovecot, Postfix, messages_with, password
+from support.mailservers import ALICE, Dovecot, Postfix, messages_with, password
 from support.processes import PATIENCE, eventually
 from support.relayserver import Relay
 from support.scripted import ScriptedUpstream, Step, at
 
-ALICE, BOB = "alice@example.com", "bob@example.com"
+BOB = "bob@example.com"
 MakeRelay = Callable[..., Awaitable[Relay]]
 MakeUpstream = Callable[..., Awaitable[ScriptedUpstream]]
 
@@ -67,20 +67,10 @@ def send(relay: Relay, message: bytes, recipients: list[str]) -> str:
             return repr(error)
 
 
-async def with_accounts(relay: Relay) -> Relay:
-    """Add `alice`, wait until the running relay knows her."""
-    await asyncio.to_thread(relay.add_customer, ["example.com"])
-    await asyncio.to_thread(relay.add_account, ALICE, password(ALICE))
-    await asyncio.to_thread(
-        eventually, lambda: relay.metric("smartmail_directory_accounts") >= 1, "the account to be seen"
-    )
-    return relay
-
-
 async def test_no_mark_of_a_delivered_message_stays_with_us(
     make_relay: MakeRelay, postfix: Postfix, dovecot: Dovecot
 ) -> None:
-    relay = await with_accounts(await make_relay(postfix.port))
+    relay = await make_relay(postfix.port)
     canary = Canary()
     assert await asyncio.to_thread(send, relay, canary.message, [BOB]) == "{}"
     await asyncio.to_thread(
@@ -110,7 +100,7 @@ async def test_no_mark_of_a_message_that_failed_stays_with_us(
 ) -> None:
     """With the log at debug level, as the fixture has it: trouble is what makes programs talk."""
     upstream = await make_upstream(FAULTS[fault])
-    relay = await with_accounts(await make_relay(upstream.port))
+    relay = await make_relay(upstream.port)
     canary = Canary()
     outcome = await asyncio.to_thread(send, relay, canary.message, [BOB])
     assert outcome != "{}"
@@ -125,7 +115,7 @@ async def test_no_mark_of_content_that_we_refuse_stays_with_us(
     broken: bytes, make_relay: MakeRelay, make_upstream: MakeUpstream
 ) -> None:
     upstream = await make_upstream()
-    relay = await with_accounts(await make_relay(upstream.port))
+    relay = await make_relay(upstream.port)
     canary = Canary()
     message = canary.message.replace(b"--b--\r\n", broken)
 

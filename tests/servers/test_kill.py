@@ -50,6 +50,23 @@ async def idle(relay: Relay) -> None:
     await asyncio.to_thread(eventually, rested, "the relay to be idle")
 
 
+@pytest.mark.parametrize(
+    ("replies", "in_upstream", "counted"),
+    [
+        ({"a": "250 ok"}, {}, 0),
+        ({"a": "250 ok"}, {"a": 2}, 0),
+        ({"a": ""}, {"a": 2}, 0),
+        ({"a": "451 4.4.2 lost"}, {"a": 1}, 0),
+        ({"a": "451 4.4.2 lost", "b": "550 no"}, {"a": 1, "b": 1}, 1),
+        ({"a": "250 ok"}, {"a": 1, "b": 1}, 0),
+    ],
+    ids=["lost", "twice", "twice unanswered", "refused but kept", "one too many", "from nowhere"],
+)
+def test_the_oracle_notices(replies: dict[str, str], in_upstream: dict[str, int], counted: int) -> None:
+    with pytest.raises(AssertionError):
+        check(Record(replies), Counter(in_upstream), counted)
+
+
 @pytest.mark.parametrize("step", [Step.CONNECT, Step.EHLO, *TRANSACTION])
 async def test_kill_9_of_the_relay(step: Step, make_relay: MakeRelay, make_upstream: MakeUpstream) -> None:
     upstream = await make_upstream()

@@ -68,14 +68,14 @@ def _call(argv: list[str], *, stdin: Path | None = None, env: dict[str, str] | N
     return Sent(done.returncode, (done.stdout + done.stderr).decode(errors="replace"))
 
 
-def swaks(job: Job, *options: str) -> Sent:
+def swaks(job: Job, *options: str, tls: str = "--tls") -> Sent:
     """swaks; `options` are further ones of its own."""
     message = job.directory / "message-for-swaks"
     message.write_bytes(job.message.replace(b"\r\n", b"\n").removesuffix(b"\n"))  # swaks adds one
     return _call(
         [
             *("swaks", "--server", "localhost", "--port", str(job.port), "--ehlo", "client.example"),
-            *("--tls", "--tls-verify", "--tls-ca-path", str(job.ca), "--auth-hide-password"),
+            *(tls, "--tls-verify", "--tls-ca-path", str(job.ca), "--auth-hide-password"),
             *("--auth", "--auth-user", job.sender, "--auth-password", job.password),
             *("--from", job.sender, "--to", ",".join(job.recipients)),
             *("--data", f"@{message}"),

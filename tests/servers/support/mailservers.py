@@ -21,6 +21,10 @@ USERS = (
     "erin@example.org",
 )
 """Everybody who has a mailbox; each password is `secret-` and the local part."""
+ALICE = "alice@example.com"
+"""She has an account with the relay, and sends."""
+DAVE, DAVES_LOCAL_PASSWORD = "dave@example.com", "of-the-local-account-only"
+"""Dovecot has his usual password, the relay's own account another one: it shows who was asked."""
 UTF8_USER = "пользователь@example.net"
 """Delivered by Postfix itself into a Maildir: Dovecot 2.3's LMTP has no SMTPUTF8."""
 

@@ -19,6 +19,9 @@ PATIENCE = 60.0
 """Seconds after which a wait has failed. Nothing is measured by it: a wait ends once its condition holds."""
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
     """A TCP port free on loopback, outside the kernel's ephemeral range: no client socket takes it meanwhile.
 
@@ -28,12 +31,15 @@ def free_port() -> int:
     chooser = random.SystemRandom()
     for _ in range(200):
         port = 20000 + 1000 * (worker % 12) + chooser.randrange(1000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise RuntimeError("no free port")
 

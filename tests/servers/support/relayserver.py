@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,8 @@ class Relay:
     relay: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     process: Process | None = None
+    accounts: Path | None = None
+    """A data directory with accounts to begin with."""
 
     @property
     def config(self) -> Path:
@@ -100,6 +103,8 @@ class Relay:
             "metrics": {"address": f"{local}:{self.metrics_port}"},
             "log": {"format": "json", "level": "debug"},
         }
+        if self.accounts is not None and not self.data_dir.exists():
+            shutil.copytree(self.accounts, self.data_dir)
         self.data_dir.mkdir(exist_ok=True)
         self.config.write_text(_toml(defaults | self.tables))
 

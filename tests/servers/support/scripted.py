@@ -105,7 +105,7 @@ class ScriptedUpstream:
 
     async def start(self, port: int = 0) -> "ScriptedUpstream":
         """Listen on 127.0.0.1."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=2**17, backlog=512)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=2**24, backlog=512)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -191,19 +191,15 @@ class ScriptedUpstream:
                 writer.write(b"502 5.5.2 Not known\r\n" if verb != "NOOP" else b"250 2.0.0 Ok\r\n")
 
     async def _message(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        content = b""
-        announced = False
-        while not (content.endswith(b"\r\n.\r\n") or content == b".\r\n"):
-            piece = await reader.read(65536 if announced else 1000)
-            if not piece:
-                raise _Gone
-            content += piece
-            if not announced:
-                announced = True
+        lines = []
+        while (line := await reader.readuntil(b"\r\n")) != b".\r\n":
+            lines.append(line)
+            if len(lines) == 1:
                 await self._answer(Step.CONTENT, b"", writer)
+        content = b"".join(lines)
         if not await self._answer(Step.DOT, b"", writer):
             return
-        self.contents.append(content[:-3])
+        self.contents.append(content)
         found = MARK.search(content)
         with self.listing.open("ab", buffering=0) as listing:
             listing.write((found[1] if found else b"-") + b"\n")
