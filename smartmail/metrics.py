@@ -1,14 +1,18 @@
 """Every Prometheus metric, declared once, with help and unit. No address, id or path is ever a label.
 
-Labels come from closed lists (verdict, reason, stage) or from the configuration (listener, limit).
+Labels come from closed lists (verdict, reason, stage) or from the configuration (listener, limit). The loop counts in
+plain integers, because it counts some twenty times for each mail; they become Prometheus's when somebody asks.
 """
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import CollectorRegistry, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from smartmail import __version__
@@ -18,155 +22,11 @@ STAGES: Final = ("connect", "mail", "rcpt", "data", "content", "dot")
 """connect: until an upstream connection is at hand. mail, rcpt, data: each upstream reply. content: from 354 to the
 dot. dot: from the dot to the upstream's reply."""
 
-_BUCKETS: Final = (
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-    300,
+BUCKETS_US: Final = (
+    *(250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000),
+    *(1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000, 300_000_000),
 )
-
-
-class RelayMetrics:
-    """What the relay counts. Children are looked up once, so that the hot path only adds."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        ProcessCollector(registry=registry)
-        GCCollector(registry=registry)
-        Info("smartmail_build", "Version of Smart Mail.", registry=registry).info({"version": __version__})
-        self.sessions_opened = Counter(
-            "smartmail_relay_sessions",
-            "Client connections accepted, by listener.",
-            ["listener"],
-            registry=registry,
-        )
-        self.sessions_open = Gauge(
-            "smartmail_relay_sessions_open", "Client connections open now.", ["listener"], registry=registry
-        )
-        self.sessions_refused = Counter(
-            "smartmail_relay_sessions_refused",
-            "Client connections turned away or cut by us, by reason.",
-            ["reason"],
-            registry=registry,
-        )
-        self._transactions = Counter(
-            "smartmail_relay_transactions",
-            "Mail transactions ended, by verdict and reason.",
-            ["verdict", "reason"],
-            registry=registry,
-        )
-        self._recipients = Counter(
-            "smartmail_relay_recipients",
-            "Recipients answered, by verdict and reason.",
-            ["verdict", "reason"],
-            registry=registry,
-        )
-        self.logins = Counter(
-            "smartmail_relay_logins",
-            "AUTH exchanges ended, by outcome.",
-            ["outcome"],
-            registry=registry,
-        )
-        self.offences = Counter(
-            "smartmail_relay_protocol_errors",
-            "Commands refused by the session itself, by reply code.",
-            ["code"],
-            registry=registry,
-        )
-        self.content_bytes = Counter(
-            "smartmail_relay_content_bytes", "Message octets passed to the upstream.", registry=registry
-        )
-        stages = Histogram(
-            "smartmail_relay_stage_seconds",
-            "Time a transaction spent in each stage.",
-            ["stage"],
-            buckets=_BUCKETS,
-            registry=registry,
-        )
-        self.stage = {stage: stages.labels(stage) for stage in STAGES}
-        self.limit_refusals = Counter(
-            "smartmail_limit_refusals",
-            "Recipients that a limit refused (mode enforce) or would have refused (mode shadow).",
-            ["limit", "mode"],
-            registry=registry,
-        )
-        self.reloads = Counter(
-            "smartmail_config_reloads", "Configuration reloads, by outcome.", ["outcome"], registry=registry
-        )
-        self.reload_ok = Gauge(
-            "smartmail_config_last_reload_successful",
-            "1 while the configuration in force is the newest one read; 0 after a refused reload.",
-            registry=registry,
-        )
-        self.internal_errors = Counter(
-            "smartmail_relay_internal_errors",
-            "Faults of our own, each answered 451 4.3.0 and logged with a reference.",
-            registry=registry,
-        )
-        self.directory_errors = Counter(
-            "smartmail_directory_errors",
-            "Times the account directory could not be read; the old one stays in force.",
-            registry=registry,
-        )
-        self._transaction = {
-            (verdict, reason): self._transactions.labels(verdict.value, reason.value)
-            for verdict, reason in _SEEN_FIRST
-        }
-        self._recipient = {
-            (verdict, reason): self._recipients.labels(verdict.value, reason.value)
-            for verdict, reason in _SEEN_FIRST
-        }
-
-    def transaction(self, verdict: Verdict, reason: Reason) -> None:
-        """Count a transaction that has ended."""
-        child = self._transaction.get((verdict, reason))
-        if child is None:
-            child = self._transaction[verdict, reason] = self._transactions.labels(
-                verdict.value, reason.value
-            )
-        child.inc()
-
-    def recipient(self, verdict: Verdict, reason: Reason) -> None:
-        """Count a recipient that has been answered."""
-        child = self._recipient.get((verdict, reason))
-        if child is None:
-            child = self._recipient[verdict, reason] = self._recipients.labels(verdict.value, reason.value)
-        child.inc()
-
-    def watch(self, gauges: Iterable[tuple[str, str, Callable[[], float]]]) -> None:
-        """Add gauges (name, help, function) that are read when Prometheus asks."""
-        for name, text, function in gauges:
-            Gauge(name, text, registry=self.registry).set_function(function)
-
-    def watch_counters(self, counters: Iterable[tuple[str, str, Callable[[], float]]]) -> None:
-        """Add counters (name without _total, help, function) that somebody else counts."""
-        for name, text, function in counters:
-            self.registry.register(_Read(name, text, function))
-
-
-class _Read:
-    """A counter whose value is read when Prometheus asks."""
-
-    def __init__(self, name: str, text: str, function: Callable[[], float]) -> None:
-        self._parts = (name, text, function)
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        name, text, function = self._parts
-        yield CounterMetricFamily(name, text, value=function())
-
+"""Upper bounds of the stage histogram, in microseconds."""
 
 _SEEN_FIRST: Final = (
     (Verdict.ACCEPTED, Reason.OK),
@@ -176,3 +36,151 @@ _SEEN_FIRST: Final = (
     (Verdict.AMBIGUOUS, Reason.UPSTREAM_SILENT_AFTER_DOT),
 )
 """Shown as 0 from the start, so that a rate over them has a beginning."""
+
+
+class Histogram:
+    """Counts of durations by bucket. Not cumulative here; Prometheus's are."""
+
+    __slots__ = ("buckets", "total_us")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BUCKETS_US) + 1)
+        self.total_us = 0
+
+    def observe(self, microseconds: int) -> None:
+        """Count one duration."""
+        self.buckets[bisect_left(BUCKETS_US, microseconds)] += 1
+        self.total_us += microseconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """(upper bound in seconds, how many at most that long), ends with +Inf."""
+        bounds = [*(str(bound / 1e6) for bound in BUCKETS_US), "+Inf"]
+        found, below = [], 0
+        for bound, count in zip(bounds, tuple(self.buckets), strict=True):
+            below += count
+            found.append((bound, float(below)))
+        return found
+
+
+Read = tuple[str, str, Callable[[], float]]
+"""Name, help and function of a metric that somebody else keeps."""
+
+
+class RelayMetrics:
+    """What the relay counts. Only the loop's thread writes; the scrape reads copies."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.sessions_opened: Counter[str] = Counter()
+        self.sessions_open: Counter[str] = Counter()
+        self.sessions_refused: Counter[str] = Counter()
+        self.transactions: Counter[tuple[str, str]] = Counter(dict.fromkeys(_SEEN_FIRST, 0))
+        self.recipients: Counter[tuple[str, str]] = Counter(dict.fromkeys(_SEEN_FIRST, 0))
+        self.logins: Counter[str] = Counter()
+        self.offences: Counter[str] = Counter()
+        self.limit_refusals: Counter[tuple[str, str]] = Counter()
+        self.reloads: Counter[str] = Counter()
+        self.content_bytes = 0
+        self.internal_errors = 0
+        self.directory_errors = 0
+        self.reload_ok = 1
+        self.stages: dict[str, Histogram] = defaultdict(Histogram, {stage: Histogram() for stage in STAGES})
+        self._gauges: list[Read] = []
+        self._counters: list[Read] = []
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        Info("smartmail_build", "Version of Smart Mail.", registry=registry).info({"version": __version__})
+        registry.register(self)
+
+    def watch(self, *, gauges: Iterable[Read] = (), counters: Iterable[Read] = ()) -> None:
+        """Add metrics that are read when Prometheus asks. Counters are named without their _total."""
+        self._gauges += gauges
+        self._counters += counters
+
+    def collect(self) -> Iterator[Metric]:
+        """All of it, for the registry."""
+        yield _counter(
+            "smartmail_relay_sessions", "Client connections accepted, by listener.", ("listener",), self.sessions_opened
+        )
+        yield _gauge("smartmail_relay_sessions_open", "Client connections open now.", "listener", self.sessions_open)
+        yield _counter(
+            "smartmail_relay_sessions_refused",
+            "Client connections turned away or cut by us, by reason.",
+            ("reason",),
+            self.sessions_refused,
+        )
+        yield _counter(
+            "smartmail_relay_transactions",
+            "Mail transactions ended, by verdict and reason.",
+            ("verdict", "reason"),
+            self.transactions,
+        )
+        yield _counter(
+            "smartmail_relay_recipients",
+            "Recipients answered, by verdict and reason.",
+            ("verdict", "reason"),
+            self.recipients,
+        )
+        yield _counter("smartmail_relay_logins", "AUTH exchanges ended, by outcome.", ("outcome",), self.logins)
+        yield _counter(
+            "smartmail_relay_protocol_errors",
+            "Commands refused by the session itself, by reply code.",
+            ("code",),
+            self.offences,
+        )
+        yield _counter(
+            "smartmail_limit_refusals",
+            "Recipients that a limit refused (mode enforce) or would have refused (mode shadow).",
+            ("limit", "mode"),
+            self.limit_refusals,
+        )
+        yield _counter("smartmail_config_reloads", "Configuration reloads, by outcome.", ("outcome",), self.reloads)
+        yield from self._plain()
+        stages = HistogramMetricFamily(
+            "smartmail_relay_stage_seconds", "Time a transaction spent in each stage.", labels=("stage",)
+        )
+        for stage, histogram in tuple(self.stages.items()):
+            stages.add_metric((stage,), histogram.cumulative(), histogram.total_us / 1e6)
+        yield stages
+
+    def _plain(self) -> Iterator[Metric]:
+        counters: tuple[Read, ...] = (
+            ("smartmail_relay_content_bytes", "Message octets that the upstream took.", lambda: self.content_bytes),
+            (
+                "smartmail_relay_internal_errors",
+                "Faults of our own, each answered 451 4.3.0 and logged with a reference.",
+                lambda: self.internal_errors,
+            ),
+            (
+                "smartmail_directory_errors",
+                "Times the account directory could not be read; the old one stays in force.",
+                lambda: self.directory_errors,
+            ),
+        )
+        gauges: tuple[Read, ...] = (
+            (
+                "smartmail_config_last_reload_successful",
+                "1 while the configuration in force is the newest one read; 0 after a refused reload.",
+                lambda: self.reload_ok,
+            ),
+        )
+        for name, text, function in (*counters, *self._counters):
+            yield CounterMetricFamily(name, text, value=function())
+        for name, text, function in (*gauges, *self._gauges):
+            yield GaugeMetricFamily(name, text, value=function())
+
+
+def _counter(
+    name: str, text: str, labels: tuple[str, ...], counts: Counter[str] | Counter[tuple[str, str]]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in tuple(counts.items()):
+        family.add_metric((values,) if isinstance(values, str) else values, count)
+    return family
+
+
+def _gauge(name: str, text: str, label: str, counts: Counter[str]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=(label,))
+    for value, count in tuple(counts.items()):
+        family.add_metric((value,), count)
+    return family

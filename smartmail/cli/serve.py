@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,7 @@ class Process:
         await asyncio.to_thread(ensure, self.url)
         tls = ServerTls.load(*self._certificate_files())
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(events.loop_fault)
 
         drop = await self._start_maildrop()
         writer = EventWriter(self.url)
@@ -89,8 +91,9 @@ class Process:
             backend=backend_of(config, lambda login: self.services.directory.by_login(login)),
             metrics=metrics,
             put_row=writer.put,
-            clock=Clock(),
+            secret=_secret(config.server.data_dir / "hash.key"),
         )
+        self.services.backend.open()
         self.relay = Relay(self.services, listeners_of(config, tls.context), caps_of(config))
         self.tls, self._drop = tls, drop
         self._watch_parts(metrics, writer, counters)
@@ -188,9 +191,8 @@ class Process:
 
     def _watch_parts(self, metrics: RelayMetrics, writer: EventWriter, counters: MemoryCounters) -> None:
         services = self.services
-        metrics.reload_ok.set(1)
         metrics.watch(
-            (
+            gauges=(
                 (
                     "smartmail_upstream_connections",
                     "Connections to the upstream.",
@@ -214,10 +216,8 @@ class Process:
                     "Accounts in the directory in force.",
                     lambda: len(services.directory.accounts),
                 ),
-            )
-        )
-        metrics.watch_counters(
-            (
+            ),
+            counters=(
                 ("smartmail_upstream_connections_opened", "Connections made.", lambda: services.pool.opened),
                 (
                     "smartmail_upstream_connections_reused",
@@ -249,7 +249,7 @@ class Process:
         self.relay.directory_changed(directory, changed)
 
     def _directory_failed(self, error: Exception) -> None:
-        self.services.metrics.directory_errors.inc()
+        self.services.metrics.directory_errors += 1
         events.store_trouble(error=str(error))
 
     async def _keep_counters(self, counters: MemoryCounters, writer: EventWriter) -> None:
@@ -268,8 +268,8 @@ class Process:
             self.tls.reload(*self._certificate_files())
             route = route_of(config, self._drop.address if self._drop else None)
         except (ConfigError, TlsError, CliError, OSError) as error:
-            metrics.reloads.labels("refused").inc()
-            metrics.reload_ok.set(0)
+            metrics.reloads["refused"] += 1
+            metrics.reload_ok = 0
             events.config_refused(config=self._name, problems=str(error).splitlines())
             return
         self.config = config
@@ -282,8 +282,8 @@ class Process:
         self.services.rules = rules_of(config)
         self.relay.caps = caps_of(config)
         self.relay.rules_changed()
-        metrics.reloads.labels("done").inc()
-        metrics.reload_ok.set(1)
+        metrics.reloads["done"] += 1
+        metrics.reload_ok = 1
         events.config_reloaded(config=self._name)
 
     def stop(self) -> None:
@@ -294,6 +294,14 @@ class Process:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _secret(file: Path) -> bytes:
+    """The key of recipients' hashes, made at the first start. It must outlive a restart, as the hashes do."""
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_bytes(secrets.token_bytes(32))
+    return file.read_bytes()
 
 
 def _needs_restart(old: Config, new: Config) -> list[str]:

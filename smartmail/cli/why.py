@@ -166,7 +166,7 @@ def _counted(
     """What the limits say to one more recipient; taken from a copy, and given back."""
     if counters is None:
         counters = Counters()
-    charges = Budget(limits, account, network="-").opening(_ELSEWHERE, 0, lambda: new)
+    charges = Budget(limits, account, network="-").opening(_ELSEWHERE, 0, is_new=new)
     taken = counters.reserve(charges, now_ns, _TTL_NS)
     if isinstance(taken, Refusal):
         return over_limit(taken)

@@ -4,7 +4,7 @@ A message is charged once, with its first recipient; a recipient each time. What
 worked out once per identity, since a session sends many.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from smartmail.core.limits import Charge, Limit, Mode, Scope, Unit
@@ -47,40 +47,34 @@ class Budget:
         self._first_time = tuple(
             Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.FIRST_TIME
         )
-        self._by_domain = tuple(limit for limit in live if limit.scope is Scope.RECIPIENT_DOMAIN)
+        self._by_domain = tuple(
+            limit for limit in live if limit.scope is Scope.RECIPIENT_DOMAIN and limit.unit is not Unit.FIRST_TIME
+        )
 
     @property
     def counts_first_time(self) -> bool:
         """Does any limit ask whether a recipient is a new one?"""
         return bool(self._first_time)
 
-    def opening(self, domain: str, size: int, is_new: Callable[[], bool]) -> tuple[Charge, ...]:
+    def opening(self, domain: str, size: int, *, is_new: bool) -> tuple[Charge, ...]:
         """The charges of a message's first recipient. size: as declared (RFC 1870), 0 if it was not; corrected when
-        the message has passed. is_new: asked only if a limit needs it."""
+        the message has passed. is_new: a first-time recipient."""
         charges = self._message + self._recipient
         if self._bytes:
             charges += tuple(Charge(limit, key, size) for limit, key in self._bytes)
-        return charges + self._of_recipient(domain, is_new, first_there=True, size=size)
+        return charges + self._of_recipient(domain, size, is_new=is_new, first_there=True)
 
-    def further(self, domain: str, is_new: Callable[[], bool], *, first_there: bool) -> tuple[Charge, ...]:
+    def further(self, domain: str, size: int, *, is_new: bool, first_there: bool) -> tuple[Charge, ...]:
         """The charges of each recipient after the first. first_there: the message's first one in that domain."""
-        return self._recipient + self._of_recipient(domain, is_new, first_there=first_there, size=0)
+        return self._recipient + self._of_recipient(domain, size, is_new=is_new, first_there=first_there)
 
-    def _of_recipient(
-        self, domain: str, is_new: Callable[[], bool], *, first_there: bool, size: int
-    ) -> tuple[Charge, ...]:
-        charges: tuple[Charge, ...] = ()
-        if self._first_time and is_new():
-            charges = self._first_time
+    def _of_recipient(self, domain: str, size: int, *, is_new: bool, first_there: bool) -> tuple[Charge, ...]:
+        charges = self._first_time if is_new else ()
         if self._by_domain:
             key = key_of(Scope.RECIPIENT_DOMAIN, domain)
-            amounts = {
-                Unit.MESSAGES: int(first_there),
-                Unit.RECIPIENTS: 1,
-                Unit.BYTES: size,
-                Unit.FIRST_TIME: 0,
-            }
             charges += tuple(
-                Charge(limit, key, amounts[limit.unit]) for limit in self._by_domain if amounts[limit.unit]
+                Charge(limit, key, size if limit.unit is Unit.BYTES else 1)
+                for limit in self._by_domain
+                if first_there or limit.unit is Unit.RECIPIENTS
             )
         return charges

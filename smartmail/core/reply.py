@@ -4,7 +4,7 @@ RFC 5321 section 4.2 (reply syntax), RFC 3463 (enhanced status codes), RFC 2034 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_REPLY_LINE = 4096
 """Octets of one upstream reply line, CRLF included. RFC 5321 4.5.3.1.5 asks for 512; long texts exceed it."""
@@ -30,16 +30,19 @@ class ReplyError(ValueError):
         self.replies = replies
 
 
-@dataclass(frozen=True, slots=True)
+# Never changed once made, but not `frozen`: that would make it cost as much as reading it, several times a mail.
+@dataclass(slots=True, unsafe_hash=True)
 class Reply:
     """One SMTP reply.
 
-    code: 200-599. enhanced: "5.7.1", or "" where the reply has none. lines: texts without either code.
+    code: 200-599. enhanced: "5.7.1", or "" where the reply has none. lines: texts without either code. wire: the
+    reply as an upstream sent it, or as it was rendered before; b"" if it was neither.
     """
 
     code: int
     lines: tuple[str, ...]
     enhanced: str = ""
+    wire: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def positive(self) -> bool:
@@ -58,6 +61,8 @@ class Reply:
 
     def render(self) -> bytes:
         """The reply as it goes on the wire, CRLF included, codes repeated on each line (RFC 2034 section 4)."""
+        if self.wire:
+            return self.wire
         lead = f"{self.enhanced} " if self.enhanced else ""
         if len(self.lines) == 1:
             return f"{self.code} {lead}{self.lines[0]}\r\n".encode("utf-8", "surrogateescape")
@@ -71,7 +76,7 @@ class Reply:
 
 def reply(code: int, enhanced: str, *lines: str) -> Reply:
     """Shorthand of this package's own reply tables."""
-    return Reply(code, lines, enhanced)
+    return Reply(code, lines, enhanced, Reply(code, lines, enhanced).render())
 
 
 class ReplyParser:
@@ -101,7 +106,7 @@ class ReplyParser:
             if found is not None:  # the usual case
                 code, _, enhanced, text = found.groups(b"")
                 lines = (text.decode("utf-8", "surrogateescape"),)
-                return [Reply(int(code), lines, enhanced.decode("ascii"))]
+                return [Reply(int(code), lines, enhanced.decode("ascii"), data)]
         replies: list[Reply] = []
         try:
             self._feed(data, replies)

@@ -17,14 +17,15 @@ grows. RFC 5321; 3207 (STARTTLS); 4954 (AUTH); 3030 (CHUNKING); 2920 (PIPELINING
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from enum import Enum
+from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from smartmail.core import smtp_replies as say
 from smartmail.core.address import AddressError, parse_path
 from smartmail.core.content import ChunkScanner, DataScanner
 from smartmail.core.esmtp import ParameterError, parse_mail_parameters, parse_rcpt_parameters
-from smartmail.core.reply import Reply
+from smartmail.core.reply import Reply, reply
 from smartmail.core.smtp_events import (
     AuthResponse,
     AuthStart,
@@ -53,7 +54,7 @@ MAX_CHUNK: Final = 1 << 40
 """A BDAT size beyond this is no size."""
 
 
-class State(Enum):
+class State(StrEnum):
     """Where the conversation is."""
 
     HELLO = "hello"  # nobody has said EHLO yet, or TLS has just started
@@ -67,7 +68,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Verb(Enum):
+class Verb(StrEnum):
     """The commands."""
 
     HELO = "HELO"
@@ -85,7 +86,7 @@ class Verb(Enum):
     QUIT = "QUIT"
 
 
-_ANYWHERE: Final = {verb: None for verb in (Verb.NOOP, Verb.VRFY, Verb.HELP, Verb.QUIT)}
+_ANYWHERE: Final[Mapping[Verb, None]] = dict.fromkeys((Verb.NOOP, Verb.VRFY, Verb.HELP, Verb.QUIT))
 
 STEPS: Final[Mapping[State, Mapping[Verb, State | None]]] = {
     # state, then: verb -> state after a positive answer; None: stays where it is. A verb that is missing is out of
@@ -154,6 +155,8 @@ class Session:
         "_utf8",
         "_verb",
         "authenticated",
+        "closed",
+        "extended",
         "errors",
         "greeted",
         "offer",
@@ -169,9 +172,12 @@ class Session:
         self.tls = tls
         self.authenticated = False
         self.greeted = False
+        self.extended = False
         self.state = State.HELLO
         self.waiting = True
         """True while an answer is due, at first the greeting."""
+        self.closed = False
+        """Nothing more will be said: write the output and close."""
         self.errors = 0
         self._noops = 0
         self._verb = Verb.NOOP
@@ -231,9 +237,8 @@ class Session:
         if self.state is State.CLOSED:
             return
         self.offer = offer
-        host = self.terms.hostname
-        lines = (host, *offer.keywords) if extended else (host,)
-        self._say(Reply(250, lines))
+        self.extended = extended
+        self._say(_hello(self.terms.hostname, offer.keywords if extended else ()))
         self.waiting = False
         self.greeted = True
         self._move()
@@ -278,15 +283,11 @@ class Session:
         if self.state is not State.CLOSED:
             self._say(farewell)
         self.state = State.CLOSED
+        self.closed = True
         self._buffer = b""
         self.waiting = False
 
     # what the edge asks
-
-    @property
-    def closed(self) -> bool:
-        """Nothing more will be said: write the output and close."""
-        return self.state is State.CLOSED
 
     @property
     def at_boundary(self) -> bool:
@@ -673,6 +674,12 @@ _COMMANDS: Final[Mapping[bytes, tuple[Verb, Callable[[Session, bytes], Event | N
     b"HELP": (Verb.HELP, Session._help),
     b"QUIT": (Verb.QUIT, Session._quit),
 }
+
+
+@lru_cache(maxsize=256)
+def _hello(hostname: str, keywords: tuple[str, ...]) -> Reply:
+    """The answer to EHLO, the same for every client until the offer changes; rendered once."""
+    return reply(250, "", hostname, *keywords)
 
 
 def _from_base64(text: bytes) -> bytes | None:

@@ -6,14 +6,14 @@ reply to the dot leaves the outcome unknown; a duplicate is preferred to a loss.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from smartmail.core.policy import Reason, Verdict
 from smartmail.core.reply import Reply, reply
 
 
-class Phase(Enum):
+class Phase(StrEnum):
     """How far a transaction has come with the upstream."""
 
     ENVELOPE = "envelope"  # MAIL or RCPT under way or answered
@@ -22,7 +22,7 @@ class Phase(Enum):
     DOT_SENT = "dot_sent"  # the end of the content has been written; only the reply is missing
 
 
-class Loss(Enum):
+class Loss(StrEnum):
     """What happened."""
 
     UPSTREAM_LOST = "upstream_lost"  # closed, reset, or talked nonsense
@@ -31,7 +31,7 @@ class Loss(Enum):
     CLIENT_SLOW = "client_slow"  # below the data rate floor, or its timeout ran out
 
 
-class Charge(Enum):
+class Charge(StrEnum):
     """What happens to the reservation of limits."""
 
     COMMIT = "commit"

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from smartmail.config import Config, UnixAddress
 from smartmail.core.smtp_events import Terms
 from smartmail.relay.auth import Backend
-from smartmail.relay.passwords import Credential
 from smartmail.relay.listener import Listener
-from smartmail.relay.passwords import AuthSettings, LocalBackend
+from smartmail.relay.passwords import AuthSettings, Credential, LocalBackend
 from smartmail.relay.server import Caps
 from smartmail.relay.services import Rules
 from smartmail.relay.tls import client_context

@@ -11,6 +11,7 @@ from typing import Final
 
 from smartmail.config import ListenerConfig, TcpAddress
 from smartmail.config.values import Network
+from smartmail.core.fairness import client_network
 from smartmail.core.policy import Door
 from smartmail.core.proxy import ProxyError, ProxyHeader, ProxyParser
 from smartmail.core.reply import Reply, reply
@@ -23,6 +24,8 @@ PROXY_HEADER_SECONDS: Final = 10
 PROXY_HEADER_SIZE: Final = 4096
 _BOTH_SIDES: Final = ("8BITMIME", "SMTPUTF8", "DSN", "CHUNKING")
 """Extensions that change what the upstream is told: offered only where it offers them."""
+MAX_CLIENTS: Final = 10_000
+"""Addresses whose network and trust are kept; all are forgotten when there are more."""
 NOTHING: Final = Offer()
 
 Peer = tuple[str, int]
@@ -42,6 +45,9 @@ class Listener:
     )
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _server: asyncio.Server | None = None
+    _bound: Peer | None = None
+    """The address of every session here, where the listener is bound to one and not to all."""
+    _clients: dict[str, tuple[str, bool]] = field(default_factory=dict)
     _doors: dict[tuple[bool, Rules], Door] = field(default_factory=dict)
 
     no_offer = NOTHING
@@ -62,12 +68,21 @@ class Listener:
         """The 220 greeting."""
         return reply(220, "", f"{self.terms.hostname} ESMTP Smart Mail")
 
-    def door_for(self, address: str, rules: Rules) -> Door:
-        """What this listener asks of a client from `address`."""
-        trusted = not self.submission and _within(address, self.config.trusted_networks)
+    def know(self, address: str, rules: Rules) -> tuple[str, Door]:
+        """The network that a client at `address` counts under, and what this listener asks of it."""
+        known = self._clients.get(address)
+        if known is None:
+            if len(self._clients) >= MAX_CLIENTS:
+                self._clients.clear()
+            trusted = not self.submission and _within(address, self.config.trusted_networks)
+            known = self._clients[address] = (client_network(address), trusted)
+        return known[0], self._door(rules, trusted=known[1])
+
+    def _door(self, rules: Rules, *, trusted: bool) -> Door:
         door = self._doors.get((trusted, rules))
         if door is None:
-            self._doors.clear()
+            if len(self._doors) > 8:
+                self._doors.clear()
             door = self._doors[trusted, rules] = Door(
                 needs_login=self.submission,
                 trusted=trusted,
@@ -77,9 +92,11 @@ class Listener:
             )
         return door
 
-    def local_address(self, transport: asyncio.BaseTransport) -> Peer:
+    def local_address(self, transport: asyncio.BaseTransport | None) -> Peer:
         """Where the client connected to, for XCLIENT's DESTADDR and DESTPORT."""
-        found = transport.get_extra_info("sockname")
+        if self._bound is not None:
+            return self._bound
+        found = transport.get_extra_info("sockname") if transport is not None else None
         return (found[0], found[1]) if found else ("", 0)
 
     def offer(self, session: Session, services: Services) -> Offer:
@@ -150,6 +167,9 @@ class Listener:
             ssl_handshake_timeout=30 if context else None,
         )
         self.sockets = list(self._server.sockets)
+        if len(self.sockets) == 1 and endpoint.host not in ("0.0.0.0", "::"):  # noqa: S104  compared, not bound
+            name = self.sockets[0].getsockname()
+            self._bound = (name[0], name[1])
 
     @property
     def bound(self) -> str:

@@ -1,11 +1,12 @@
 """The relay as a whole: its listeners and sessions, the caps over them, sweep, drain and reload."""
 
 import asyncio
+import contextlib
+import fcntl
 import itertools
 import secrets
-import select
+import termios
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -15,7 +16,6 @@ from smartmail.core.budget import Budget
 from smartmail.core.policy import Decision, Reason, Verdict, at_connect, at_login
 from smartmail.core.reply import Reply, reply
 from smartmail.core.standing import Account
-from smartmail.core.xclient import Identity
 from smartmail.relay.auth import AuthResult, Outcome
 from smartmail.relay.listener import Listener
 from smartmail.relay.services import Services
@@ -49,22 +49,21 @@ class Relay:
         self.services = services
         self.listeners = listeners
         self.caps = caps
-        self.nobody = Identity("", "", 0, "SMTP", "", "", "", 0)
         self.no_budget = Budget((), None, "")
         self.draining = False
         self._sessions: set[ClientSession] = set()
         self._by_network: Counter[str] = Counter()
         self._by_account: dict[int, set[ClientSession]] = {}
         self._budgets: dict[tuple[int, str], Budget] = {}
+        self._octets_there = bytearray(4)
         self._boot = secrets.token_hex(3)
         self._numbers = itertools.count(1)
         self._loop = asyncio.get_running_loop()
-        self.loop_time: Callable[[], float] = self._loop.time
+        self.tick = services.tick
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event = asyncio.Event()
-        metrics = services.metrics
-        self._opened = {one.name: metrics.sessions_opened.labels(one.name) for one in listeners}
-        self._open = {one.name: metrics.sessions_open.labels(one.name) for one in listeners}
+        for listener in listeners:
+            services.metrics.sessions_opened[listener.name] = services.metrics.sessions_open[listener.name] = 0
 
     @property
     def sessions(self) -> int:
@@ -94,7 +93,7 @@ class Relay:
     def _sweep(self) -> None:
         """Once a second: deadlines of sessions, upstream connections and reservations."""
         self._timer = self._loop.call_later(1.0, self._sweep)
-        now = self._loop.time()
+        now = self.tick.now = self._loop.time()
         for session in tuple(self._sessions):
             session.sweep(now)
         self.services.pool.sweep(now)
@@ -110,8 +109,9 @@ class Relay:
         """Count a session in; a decision that it may not stay, or None."""
         self._sessions.add(session)
         self._by_network[session.network] += 1
-        self._opened[session.listener_name].inc()
-        self._open[session.listener_name].inc()
+        metrics, name = self.services.metrics, session.listener.name
+        metrics.sessions_opened[name] += 1
+        metrics.sessions_open[name] += 1
         if self.draining:
             return Decision(Verdict.DEFERRED, Reason.DRAINING, DRAINING)
         if len(self._sessions) > self.caps.total:
@@ -124,7 +124,7 @@ class Relay:
     def forget(self, session: ClientSession) -> None:
         """Count a session out."""
         self._sessions.discard(session)
-        self._open[session.listener_name].dec()
+        self.services.metrics.sessions_open[session.listener.name] -= 1
         self._by_network[session.network] -= 1
         if not self._by_network[session.network]:
             del self._by_network[session.network]
@@ -140,7 +140,7 @@ class Relay:
         """What a finished AUTH comes to: the backend knows the password, the policy knows the standing."""
         metrics = self.services.metrics
         if result.outcome is not Outcome.OK:
-            metrics.logins.labels(result.outcome.value).inc()
+            metrics.logins[result.outcome.value] += 1
             events.login_failed(
                 session=session.session_id,
                 client=session.identity.address,
@@ -164,15 +164,13 @@ class Relay:
                 session.ending = answer
                 return reply(454, "4.7.0", *answer.lines)
             return answer
-        metrics.logins.labels(Outcome.OK.value).inc()
+        metrics.logins[Outcome.OK.value] += 1
         same.add(session)
-        session.account = account
-        session.identity = session.identity._replace(login=account.address)
-        session.budget = self.budget_of(account, session.network)
+        session.log_in(account)
         return result.reply
 
     def _login_refused(self, session: ClientSession, login: str, reason: str) -> None:
-        self.services.metrics.logins.labels(reason).inc()
+        self.services.metrics.logins[reason] += 1
         events.login_refused(
             session=session.session_id, client=session.identity.address, login=login, reason=reason
         )
@@ -190,20 +188,19 @@ class Relay:
 
     def count_refused(self, reason: Reason) -> None:
         """A session was turned away or cut by us."""
-        self.services.metrics.sessions_refused.labels(reason.value).inc()
+        self.services.metrics.sessions_refused[reason.value] += 1
 
     def internal_error(self, error: BaseException, session_id: str) -> Reply:
         """Log a fault of ours under a reference, and return what the client hears of it."""
         reference = secrets.token_hex(5)
-        self.services.metrics.internal_errors.inc()
+        self.services.metrics.internal_errors += 1
         events.internal_error(reference, error, session=session_id)
         return reply(451, "4.3.0", f"Internal error; the operator finds it under reference {reference}")
 
     def talks_already(self, descriptor: int) -> bool:
         """Are there octets to read on a socket? Nothing is taken off it."""
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(0))
+        fcntl.ioctl(descriptor, termios.FIONREAD, self._octets_there)
+        return any(self._octets_there)
 
     # what the process tells
 
@@ -236,10 +233,8 @@ class Relay:
             self._emptied.set()
         for session in tuple(self._sessions):
             session.end_at_boundary(DRAINING, after_mail=True)
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._emptied.wait(), seconds)
-        except TimeoutError:
-            pass
         left = tuple(self._sessions)
         for session in left:
             session.abort()

@@ -1,5 +1,6 @@
 """What every session of a relay shares: settings in force, directory, counters, pool, rows, metrics, clock."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from smartmail.core.limits import Counters, Limit
 from smartmail.core.policy import Destination
 from smartmail.metrics import RelayMetrics
 from smartmail.relay.auth import Backend
-from smartmail.relay.upstream import Pool
+from smartmail.relay.upstream import Pool, Tick
 from smartmail.store.directory import Directory
 from smartmail.store.events import EventRow
 
@@ -55,7 +56,10 @@ class Services:
     backend: Backend
     metrics: RelayMetrics
     put_row: Callable[[EventRow], None]
+    secret: bytes = b""
+    """Keys the hashes of recipients: who reads the counters cannot try addresses on them."""
     clock: Clock = field(default_factory=Clock)
+    tick: Tick = field(default_factory=lambda: Tick(asyncio.get_running_loop().time()))
 
     def destination(self, address: str, domain: str) -> Destination:
         """What the directory knows of a recipient (normal form)."""

@@ -1,4 +1,4 @@
-"""One client connection: octets between the transport and core/smtp.py, timers, TLS, AUTH; mails go to a Transaction."""
+"""One client connection: octets to and from core/smtp.py, timers, TLS, AUTH; a mail is a Transaction's."""
 
 import asyncio
 import ssl
@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from smartmail.core.budget import Budget
-from smartmail.core.fairness import client_network
 from smartmail.core.policy import SESSION_ENDED, Decision, Door, Reason, Verdict, at_login
 from smartmail.core.reply import Reply, reply
 from smartmail.core.sasl import Challenge
@@ -64,6 +63,7 @@ class ClientSession(asyncio.Protocol):
         "_ends_after_mail",
         "_exposed",
         "_half_closed",
+        "_identity",
         "_last_chunk",
         "_paused",
         "_peer",
@@ -75,10 +75,11 @@ class ClientSession(asyncio.Protocol):
         "_transport",
         "account",
         "budget",
-        "deadline",
         "door",
         "ending",
-        "identity",
+        "heard",
+        "helo",
+        "login",
         "listener",
         "network",
         "rules",
@@ -112,18 +113,39 @@ class ClientSession(asyncio.Protocol):
         self.transaction: Transaction | None = None
         self.ending: Reply | None = None
         """Said at the next command boundary, when the session ends."""
-        self.deadline = 0.0
+        self.heard = 0.0
+        """Loop time, to the second, at which the client last got on with something."""
         self.tls_name = ""
         self.session_id = ""
         self.network = ""
         self.door: Door = listener.closed_door
         self.budget: Budget = relay.no_budget
-        self.identity: Identity = relay.nobody
+        self.helo = ""
+        self.login = ""
+        self._identity: Identity | None = None
 
     @property
     def listener_name(self) -> str:
         """For event rows."""
         return self.listener.name
+
+    @property
+    def identity(self) -> Identity:
+        """The client as the upstream is to know it."""
+        identity = self._identity
+        if identity is None:
+            address, port = self._peer or ("", 0)
+            here = self.listener.local_address(self._transport)
+            proto = "ESMTP" if self._smtp.extended else "SMTP"
+            identity = self._identity = Identity("", address, port, proto, self.helo, self.login, *here)
+        return identity
+
+    def log_in(self, account: Account) -> None:
+        """This session speaks for `account` from now on."""
+        self.account = account
+        self.login = account.address
+        self._identity = None
+        self.budget = self._relay.budget_of(account, self.network)
 
     # asyncio.Protocol
 
@@ -131,16 +153,15 @@ class ClientSession(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         relay = self._relay
         address, port = self._peer or transport.get_extra_info("peername")[:2]
-        self.network = client_network(address)
+        self._peer = (address, port)
+        self.network, self.door = self.listener.know(address, self.rules)
         self.session_id = relay.next_session_id()
-        self.door = self.listener.door_for(address, self.rules)
-        self.identity = Identity("", address, port, "SMTP", "", "", *self.listener.local_address(transport))
         if tls := transport.get_extra_info("ssl_object"):
             self._note_tls(tls)
         self.budget = relay.budget_of(None, self.network)
         self._exposed = True
         refusal = relay.admit(self)
-        self._touch()
+        self.heard = self._relay.tick.now
         if refusal is not None:
             self._refuse_session(refusal)
         elif delay := self.listener.greeting_delay:
@@ -215,7 +236,8 @@ class ClientSession(asyncio.Protocol):
             if late > 0 and self._content_octets < late * self.rules.min_data_rate:
                 self._cut(Loss.CLIENT_SLOW, CLIENT_TOO_SLOW, Reason.TOO_SLOW)
                 return
-        if self.deadline and now >= self.deadline and not self._smtp.waiting and not self._paused:
+        patience = self.rules.block_seconds if self._smtp.in_content else self.rules.command_seconds
+        if now - self.heard > patience and not self._smtp.waiting and not self._paused:
             self._cut(Loss.CLIENT_SLOW, TIMED_OUT, Reason.TIMEOUT)
 
     @property
@@ -237,10 +259,15 @@ class ClientSession(asyncio.Protocol):
 
     def answer(self, answer: Reply) -> None:
         """Answer the command that waits."""
-        self._smtp.answer(answer)
+        smtp = self._smtp
+        smtp.answer(answer)
         if answer.code >= 400:
             self._note_refusal()
-        self._pump()
+        if smtp.backlog or self.ending is not None or self._paused:
+            self._pump()
+        elif not self._pumping:
+            self.heard = self._relay.tick.now
+            self._flush()
 
     def go_ahead(self, answer: Reply) -> bool:
         """Pass a 354 on; False: the client had talked early and is gone."""
@@ -284,14 +311,15 @@ class ClientSession(asyncio.Protocol):
             while True:
                 event = smtp.next_event()
                 if event is None:
-                    self._end_if_due()
+                    if self.ending is not None:
+                        self._end_if_due()
                     break
                 _HANDLERS[type(event)](self, event)
         except Exception as error:  # our fault is never the client's 5xx, nor the end of the process
             self._break(error)
         finally:
             self._pumping = False
-        self._touch()
+        self.heard = self._relay.tick.now
         if self._paused & _FOR_BACKLOG and not smtp.waiting:
             self._resume_backlog()
         self._flush()
@@ -310,10 +338,6 @@ class ClientSession(asyncio.Protocol):
         if self.transaction is not None:
             self.transaction.end_by_us(Reason.INTERNAL_ERROR)
         self._smtp.close(Reply(421, answer.lines, "4.3.0"))
-
-    def _touch(self) -> None:
-        waits_for = self.rules.block_seconds if self._smtp.in_content else self.rules.command_seconds
-        self.deadline = self._relay.loop_time() + waits_for
 
     def _cut(self, loss: Loss, farewell: Reply, reason: Reason) -> None:
         if self.transaction is not None and not self.transaction.done:
@@ -343,7 +367,7 @@ class ClientSession(asyncio.Protocol):
         self._paused &= ~_FOR_WRITING
         if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-            self._touch()
+            self.heard = self._relay.tick.now
 
     def _resume_backlog(self) -> None:
         self._paused &= ~_FOR_BACKLOG
@@ -366,7 +390,8 @@ class ClientSession(asyncio.Protocol):
         if event.ends_transaction:
             self._reset()
         self.rules = self.services.rules
-        self.identity = self.identity._replace(helo=event.name, proto="ESMTP" if event.extended else "SMTP")
+        self.helo = event.name
+        self._identity = None
         self._smtp.greet(self.listener.offer(self._smtp, self.services), extended=event.extended)
 
     def _on_starttls(self, event: StartTls) -> None:
@@ -397,10 +422,11 @@ class ClientSession(asyncio.Protocol):
             return
         self._transport = secured
         self._note_tls(secured.get_extra_info("ssl_object"))
-        self.identity = self.identity._replace(helo="", proto="SMTP")
+        self.helo = ""
+        self._identity = None
         self._smtp.offer = self.listener.no_offer
         self._smtp.tls_started()
-        self._touch()
+        self.heard = self._relay.tick.now
         self._pump()
 
     def _on_auth(self, event: AuthStart) -> None:
@@ -409,7 +435,7 @@ class ClientSession(asyncio.Protocol):
             self.identity.port,
             self.identity.destination_address,
             self.identity.destination_port,
-            bool(self.tls_name),
+            bool(self.tls_name) or self.listener.config.tls == "none",
             self.session_id,
         )
         try:
@@ -509,7 +535,7 @@ class ClientSession(asyncio.Protocol):
         self._reset()
 
     def _on_refused(self, event: Refused) -> None:
-        self.services.metrics.offences.labels(str(event.reply.code)).inc()
+        self.services.metrics.offences[str(event.reply.code)] += 1
         if event.closing and self.transaction is not None:
             self.transaction.end_by_us(Reason.BAD_SYNTAX)
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from smartmail.core.address import Mailbox
 from smartmail.core.budget import Budget
 from smartmail.core.known import recipient_hash
-from smartmail.core.limits import Charge, Mode, Refusal, Unit
+from smartmail.core.limits import Mode, Refusal, Unit
 from smartmail.core.policy import (
+    ACCEPT,
     Decision,
     Door,
     Reason,
@@ -49,10 +49,13 @@ class Client(Protocol):
     door: Door
     account: Account | None
     budget: Budget
-    identity: Identity
     session_id: str
     network: str
     tls_name: str
+
+    @property
+    def identity(self) -> Identity:
+        """The client as the upstream is to know it."""
 
     @property
     def listener_name(self) -> str:
@@ -123,7 +126,8 @@ class Transaction:
         self._phase = Phase.ENVELOPE
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._rcpt: tuple[RcptTo, int, tuple[Charge, ...]] | None = None
+        self._rcpt: _Recipient | None = None
+        """The recipient that the upstream is being asked about."""
         self._refusal: Decision | None = None
         self._results: list[tuple[str, int, str]] = []
         self._reservations: list[int] = []
@@ -238,85 +242,86 @@ class Transaction:
 
     def add(self, rcpt: RcptTo) -> None:
         """Decide on a recipient, reserve, and take it to the upstream."""
-        client, services = self._client, self._services
-        recipient = rcpt.recipient
-        destination = services.destination(recipient.key, _domain_of(recipient))
+        client, services, connection = self._client, self._services, self._connection
+        recipient = _Recipient(rcpt)
+        destination = services.destination(recipient.key, recipient.domain)
         decision = at_rcpt(client.door, client.account, destination, self.accepted, self._most())
-        if decision.accepted and self._connection is None:
-            decision = Decision(Verdict.DEFERRED, Reason.UPSTREAM_LOST, UNREACHABLE)
-        charges: tuple[Charge, ...] = ()
-        reservation = 0
         if decision.accepted:
-            charges = self._charges(recipient)
-            taken = services.counters.reserve(charges, services.clock.now_ns(), RESERVATION_TTL_NS)
-            if isinstance(taken, Refusal):
-                decision = over_limit(taken)
-                services.metrics.limit_refusals.labels(decision.limit, Mode.ENFORCE.value).inc()
-            else:
-                reservation = taken.id
-                for charge in taken.shadowed:
-                    services.metrics.limit_refusals.labels(charge.limit.name, Mode.SHADOW.value).inc()
-        if not decision.accepted or self._connection is None:
+            decision = self._reserve(recipient)
+        if not decision.accepted or connection is None:
             self._recipient_refused(recipient, decision)
             return
-        self._rcpt = (rcpt, reservation, charges)
-        command = b"RCPT TO:<" + recipient.wire.encode() + b">" + rcpt.parameters.wire + b"\r\n"
-        self._connection.send(command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
+        self._rcpt = recipient
+        command = b"RCPT TO:<" + rcpt.recipient.wire.encode() + b">" + rcpt.parameters.wire + b"\r\n"
+        connection.send(command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
 
     def _most(self) -> int:
         # An LMTP server answers the dot once for each recipient (RFC 2033 section 4.2) and SMTP has one reply only:
         # with one recipient there is nothing to lose between the two.
         return 1 if self._pool.route.lmtp else self._client.rules.max_recipients
 
-    def _charges(self, recipient: Mailbox) -> tuple[Charge, ...]:
-        budget, domain = self._client.budget, _domain_of(recipient)
+    def _reserve(self, recipient: "_Recipient") -> Decision:
+        services, budget, domain = self._services, self._client.budget, recipient.domain
+        first_there = domain not in self._domains
+        is_new = budget.counts_first_time and self._is_new(recipient)
+        size = self.mail.parameters.size
         if self._reservations:
-            first_there = domain not in self._domains
-            return budget.further(domain, lambda: self._is_new(recipient), first_there=first_there)
-        return budget.opening(domain, self.mail.parameters.size, lambda: self._is_new(recipient))
+            charges = budget.further(domain, size, is_new=is_new, first_there=first_there)
+        else:
+            charges = budget.opening(domain, size, is_new=is_new)
+        taken = services.counters.reserve(charges, services.clock.now_ns(), RESERVATION_TTL_NS)
+        if isinstance(taken, Refusal):
+            decision = over_limit(taken)
+            services.metrics.limit_refusals[decision.limit, Mode.ENFORCE.value] += 1
+            return decision
+        recipient.reservation = taken.id
+        for charge in taken.shadowed:
+            services.metrics.limit_refusals[charge.limit.name, Mode.SHADOW.value] += 1
+        return ACCEPT
 
-    def _is_new(self, recipient: Mailbox) -> bool:
-        account = self._client.account
+    def _is_new(self, recipient: "_Recipient") -> bool:
+        """Has the account not written to this recipient before, nor in this mail?"""
+        account, services = self._client.account, self._services
         if account is None:
             return False
-        hashed = recipient_hash(recipient.key)
-        if self._services.known.known(account.id, hashed, self._services.clock.now_ns()):
+        hashed = recipient_hash(recipient.key, services.secret)
+        if hashed in self._new or services.known.known(account.id, hashed, services.clock.now_ns()):
             return False
-        if hashed in self._new:
-            return False
-        self._new.append(hashed)
+        recipient.new = hashed
         return True
 
     def _rcpt_answered(self, result: Reply | Loss) -> None:
-        if self.done or self._rcpt is None:
+        recipient = self._rcpt
+        if self.done or recipient is None:
             return
         if isinstance(result, Loss):
             self._lost(result)
             return
-        (rcpt, reservation, _), self._rcpt = self._rcpt, None
-        services = self._services
         self._stage("rcpt")
         if result.positive:
+            self._rcpt = None
             self.accepted += 1
-            self._reservations.append(reservation)
-            self._domains.add(_domain_of(rcpt.recipient))
-            self._results.append((rcpt.recipient.key, result.code, Reason.OK.value))
-            services.metrics.recipient(Verdict.ACCEPTED, Reason.OK)
+            self._reservations.append(recipient.reservation)
+            self._domains.add(recipient.domain)
+            if recipient.new:
+                self._new.append(recipient.new)
+            self._results.append((recipient.key, result.code, Reason.OK.value))
+            self._services.metrics.recipients[Verdict.ACCEPTED, Reason.OK] += 1
             self._client.answer(result)
             return
-        services.counters.release(reservation, services.clock.now_ns())
         self._upstream_reply = result
         if result.code == 421:
             self._lost(Loss.UPSTREAM_LOST)
             return
-        self._recipient_refused(rcpt.recipient, _by_upstream(result))
+        self._release_pending()
+        self._recipient_refused(recipient, _by_upstream(result))
 
-    def _recipient_refused(self, recipient: Mailbox, decision: Decision) -> None:
+    def _recipient_refused(self, recipient: "_Recipient", decision: Decision) -> None:
         answer = decision.reply or UNREACHABLE
         self.refused += 1
         self._refusal = decision
         self._results.append((recipient.key, answer.code, decision.reason.value))
-        self._services.metrics.recipient(decision.verdict, decision.reason)
+        self._services.metrics.recipients[decision.verdict, decision.reason] += 1
         self._client.answer(answer)
 
     # content
@@ -345,7 +350,7 @@ class Transaction:
             return
         self._phase = Phase.STREAMING
         connection.expect(self._content_answered, self._pool.route.timeouts.block)
-        connection.deadline = 0.0
+        connection.due_in(0)
         if not self._client.go_ahead(result):
             self._abandon(Verdict.ABORTED, Reason.EARLY_TALK)
 
@@ -358,7 +363,7 @@ class Transaction:
         last = b" LAST" if asked.last else b""
         self._phase = Phase.STREAMING
         connection.expect(self._content_answered, self._pool.route.timeouts.block)
-        connection.deadline = 0.0
+        connection.due_in(0)
         connection.write(b"BDAT %d%b\r\n" % (asked.size, last))
         if not asked.size:
             self._end_of_octets(last=asked.last)
@@ -379,7 +384,7 @@ class Transaction:
             self._phase = Phase.DOT_SENT
         if self._connection is not None:
             timeouts = self._pool.route.timeouts
-            self._connection.deadline = asyncio.get_running_loop().time() + timeouts.dot
+            self._connection.due_in(timeouts.dot)
 
     def refuse_content(self, answer: Reply, reason: Reason) -> None:
         """The content broke a rule; the session swallows the rest and says `answer`."""
@@ -446,8 +451,7 @@ class Transaction:
     def _blocked(self, blocked: bool) -> None:
         self._client.hold(reading=not blocked)
         if self._connection is not None and self._phase is Phase.STREAMING:
-            now = asyncio.get_running_loop().time()
-            self._connection.deadline = now + self._pool.route.timeouts.block if blocked else 0.0
+            self._connection.due_in(self._pool.route.timeouts.block if blocked else 0)
 
     def _lost(self, loss: Loss) -> None:
         """The upstream is gone or silent."""
@@ -517,8 +521,8 @@ class Transaction:
     def _release_pending(self) -> None:
         """A recipient whose reply never came."""
         if self._rcpt is not None:
-            (_, reservation, _), self._rcpt = self._rcpt, None
-            self._services.counters.release(reservation, self._services.clock.now_ns())
+            self._services.counters.release(self._rcpt.reservation, self._services.clock.now_ns())
+            self._rcpt = None
 
     def _settle(self, how: Settle) -> None:
         counters, now = self._services.counters, self._services.clock.now_ns()
@@ -530,7 +534,6 @@ class Transaction:
         actual = {Unit.BYTES: self._size}
         for reservation in reservations:
             counters.commit(reservation, now, actual)
-            actual = {}
         account = self._client.account
         if account is not None:
             for hashed in self._new:
@@ -538,10 +541,10 @@ class Transaction:
 
     def _stage(self, stage: str) -> None:
         now = time.perf_counter_ns()
-        spent = now - self._last
+        spent = (now - self._last) // 1000
         self._last = now
-        self._timings[stage] = self._timings.get(stage, 0) + spent // 1000
-        self._services.metrics.stage[stage].observe(spent / 1e9)
+        self._timings[stage] = self._timings.get(stage, 0) + spent
+        self._services.metrics.stages[stage].observe(spent)
 
     def _finish(self, verdict: Verdict, reason: Reason, answer: Reply | None) -> None:
         """Write the record, once."""
@@ -549,9 +552,9 @@ class Transaction:
             return
         self.done = True
         client, services = self._client, self._services
-        services.metrics.transaction(verdict, reason)
+        services.metrics.transactions[verdict, reason] += 1
         if self._size and verdict is Verdict.ACCEPTED:
-            services.metrics.content_bytes.inc(self._size)
+            services.metrics.content_bytes += self._size
         identity, account = client.identity, client.account
         said = self._upstream_reply
         services.put_row(
@@ -583,12 +586,20 @@ class Transaction:
         )
 
 
+class _Recipient:
+    """A recipient on its way to the upstream. reservation: its charges. new: its hash, if it is a first-time one."""
+
+    __slots__ = ("domain", "key", "new", "reservation")
+
+    def __init__(self, rcpt: RcptTo) -> None:
+        self.key = rcpt.recipient.key
+        self.domain = self.key.rpartition("@")[2]
+        self.reservation = 0
+        self.new = 0
+
+
 def _ignore(result: Reply | Loss) -> None:
     """XFORWARD informs; whether it is taken decides nothing."""
-
-
-def _domain_of(recipient: Mailbox) -> str:
-    return recipient.key.rpartition("@")[2]
 
 
 def _by_upstream(result: Reply) -> Decision:

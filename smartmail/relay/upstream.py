@@ -20,6 +20,17 @@ from smartmail.core.xclient import Identity, xclient_command, xforward_command
 WRITE_HIGH: Final = 65536
 """Octets waiting for a slow upstream at which its client is not read any further."""
 
+
+
+class Tick:
+    """Loop time as of the last sweep, a second ago at most: near enough for timeouts, and free to read."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+
 OnReply = Callable[[Reply | Loss], None]
 
 
@@ -69,18 +80,21 @@ class Route:
         return self.host if self.host.startswith("unix:") else f"{self.host}:{self.port}"
 
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an upstream's EHLO reply offered: keyword -> parameters, both upper case."""
 
-    keywords: dict[str, tuple[str, ...]]
+    keywords: dict[str, frozenset[str]]
 
     def __contains__(self, keyword: str) -> bool:
         return keyword in self.keywords
 
     def attributes(self, keyword: str) -> frozenset[str]:
         """The parameters of one keyword."""
-        return frozenset(self.keywords.get(keyword, ()))
+        return self.keywords.get(keyword, _NOTHING)
 
     @property
     def max_size(self) -> int:
@@ -95,7 +109,7 @@ def read_capabilities(answer: Reply) -> Capabilities:
     for line in answer.lines[1:]:
         words = line.upper().replace("=", " ", 1).split()  # "AUTH=" is an old spelling of "AUTH "
         if words:
-            keywords[words[0]] = tuple(words[1:])
+            keywords[words[0]] = frozenset(words[1:])
     return Capabilities(keywords)
 
 
@@ -114,6 +128,7 @@ class Connection(asyncio.Protocol):
         "_greeting",
         "_loop",
         "_parser",
+        "_tick",
         "_waiting",
         "born",
         "capabilities",
@@ -127,8 +142,9 @@ class Connection(asyncio.Protocol):
         "uses",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tick: Tick) -> None:
         self._loop = loop
+        self._tick = tick
         self._parser = ReplyParser()
         # The greeting may be here before whoever opened the connection gets to run again.
         self._greeting: asyncio.Future[Reply | Loss] = loop.create_future()
@@ -141,7 +157,7 @@ class Connection(asyncio.Protocol):
         self.lost = False
         self.deadline = 0.0
         """Loop time by which the oldest reply is due; 0: none is."""
-        self.born = loop.time()
+        self.born = tick.now
         self.idle_since = self.born
         self.uses = 0
 
@@ -200,7 +216,11 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(on_reply, Loss.UPSTREAM_LOST)
             return
         self._waiting.append(on_reply)
-        self.deadline = self._loop.time() + seconds
+        self.deadline = self._tick.now + seconds
+
+    def due_in(self, seconds: float) -> None:
+        """The reply that is waited for must come within this time from now; 0: whenever it comes."""
+        self.deadline = self._tick.now + seconds if seconds else 0.0
 
     def write(self, octets: bytes) -> None:
         """Write content."""
@@ -282,6 +302,7 @@ class Pool:
         self.on_change: Callable[[bool, str], None] | None = None
         """Told when the upstream turns reachable or not, and why."""
         self._loop = loop
+        self._tick = Tick(loop.time())
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._opening = 0
@@ -296,7 +317,7 @@ class Pool:
 
     def take_idle(self) -> Connection | None:
         """An idle connection that is young enough, at once; None: `connect` must make one."""
-        now = self._loop.time()
+        now = self._tick.now
         while self._idle:
             connection = self._idle.pop()
             if connection.lost:
@@ -341,7 +362,7 @@ class Pool:
         ):
             connection.farewell()
             return
-        connection.idle_since = self._loop.time()
+        connection.idle_since = self._tick.now
         self._idle.append(connection)
         self._wake()
 
@@ -358,7 +379,8 @@ class Pool:
         connection.send(b"RSET\r\n", answered, self.route.timeouts.mail)
 
     def sweep(self, now: float) -> None:
-        """Once a second: late replies, and idle connections past their age."""
+        """Once a second: late replies, and idle connections past their age. now: loop time."""
+        self._tick.now = now
         for connection in tuple(self._all):
             connection.overdue(now)
         for connection in [idle for idle in self._idle if self._worn(idle, now)]:
@@ -462,7 +484,7 @@ class Pool:
 
     async def _open(self) -> Connection:
         route = self.route
-        connection = Connection(self._loop)
+        connection = Connection(self._loop, self._tick)
         connection.on_lost = self._forget
         async with asyncio.timeout(route.timeouts.connect):
             if route.host.startswith("unix:"):

@@ -1,13 +1,12 @@
 """Fuzz one parser, guided by coverage: python tests/fuzz/run.py TARGET --seconds 60
 
 Reads and extends the corpus in tests/fuzz/corpus/TARGET. An input that breaks the invariant is written there too, as
-crash-..., so that `test_fuzz.py` fails until it is mended. --tidy instead drops the inputs that reach nothing new.
+crash-..., so that `test_fuzz.py` fails until it is mended. To keep the corpus small, fuzz with --keep FOLDER and then
+take over with --merge FOLDER what reaches something new.
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import atheris
@@ -26,24 +25,22 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=-1, help="stop after so many inputs")
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
     parser.add_argument("--keep", type=Path, help="write what is found here, not into the corpus")
-    parser.add_argument("--tidy", action="store_true", help="drop the inputs that reach nothing new")
-    given = parser.parse_args()
+    parser.add_argument("--merge", type=Path, help="do not fuzz; take over from here what reaches something new")
+    given, further = parser.parse_known_args()
     corpus = HERE / "corpus" / given.target
-    corpus.mkdir(parents=True, exist_ok=True)
+    found = given.keep or corpus
+    for folder in (corpus, found):
+        folder.mkdir(parents=True, exist_ok=True)
     options = [f"-dict={HERE / 'tokens.dict'}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=1024"]
-    if given.tidy:
-        fuller = Path(tempfile.mkdtemp(prefix=f"fuzz-{given.target}-"))
-        shutil.copytree(corpus, fuller, dirs_exist_ok=True)
-        shutil.rmtree(corpus)
-        corpus.mkdir()
-        options += ["-merge=1", str(corpus), str(fuller)]
+    if given.merge:
+        options += ["-merge=1", str(corpus), str(given.merge)]
     else:
-        found = given.keep or corpus
-        found.mkdir(parents=True, exist_ok=True)
         options += [f"-max_total_time={given.seconds}", f"-runs={given.runs}", f"-artifact_prefix={found}/"]
         options += [f"-seed={given.seed}"] if given.seed else []
-        options += list(dict.fromkeys([str(found), str(corpus)]))
-    atheris.Setup([sys.argv[0], *options], TARGETS[given.target])
+        options += dict.fromkeys([str(found), str(corpus)])
+    # For a merge libFuzzer starts this anew by its first argument, with options of its own instead of ours.
+    again = f"{sys.executable} {__file__} {given.target}"
+    atheris.Setup([again, *(further or options)], TARGETS[given.target])
     atheris.Fuzz()
 
 

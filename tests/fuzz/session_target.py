@@ -83,7 +83,7 @@ class Edge:
         """Check, note and answer one event."""
         session = self.session
         if not isinstance(event, Content):
-            self.trace.append(tuple([type(event).__name__, *event]))
+            self.trace.append((type(event).__name__, *event))
         match event:
             case Hello():
                 assert event.ends_transaction == (self.sender and session.state in IN_TRANSACTION)

@@ -73,7 +73,7 @@ def path(data: bytes) -> None:
 @target
 def spelling(data: bytes) -> None:
     """An operator's text becomes a key that is its own normal form, or an AddressError."""
-    text = data.decode("utf-8", "surrogatepass" if data[:1] == b"\xed" else "replace")
+    text = data.decode("utf-8", "surrogateescape")
     try:
         domain = address.normalise_domain(text)
     except address.AddressError:
@@ -169,8 +169,8 @@ def proxy_header(data: bytes) -> None:
 
 @target
 def dovecot_lines(data: bytes) -> None:
-    """Each line is a typed one or ends the connection; no answer is heard before the handshake is done; no login holds a
-    control character."""
+    """Each line is a typed one or ends the connection; no answer is heard before the handshake is done; no login
+    holds a control character."""
 
     def run(pieces: list[bytes]) -> tuple[list[dovecot.Line], bool]:
         parser = dovecot.AuthLineParser()
@@ -197,7 +197,9 @@ def dovecot_request(data: bytes) -> None:
     """Whatever a client sends, AUTH is one line whose parameters are those that were meant, with resp last."""
     user, _, initial = data.partition(b"\xff")
     try:
-        line = dovecot.encode_auth(1, "PLAIN", [("service", "smtp"), ("session", user.decode("utf-8", "replace"))], initial)
+        line = dovecot.encode_auth(
+            1, "PLAIN", [("service", "smtp"), ("session", user.decode("utf-8", "replace"))], initial
+        )
     except dovecot.DovecotError:
         return
     assert line.count(b"\n") == 1 and line.endswith(b"\n") and b"\0" not in line and b"\r" not in line
@@ -243,8 +245,8 @@ def sasl_response(data: bytes) -> None:
 
 @target
 def data_content(data: bytes) -> None:
-    """Only CRLF.CRLF ends DATA. What passes is what came, without a bare CR, bare LF or NUL, and nothing behind the end;
-    normalising passes each other octet."""
+    """Only CRLF.CRLF ends DATA. What passes is what came, without a bare CR, bare LF or NUL, and nothing behind the
+    end; normalising passes each other octet."""
     framed = b"\r\n" + data
     end = framed.find(b"\r\n.\r\n")
     expected_end = end + 3 if end >= 0 else -1
@@ -293,6 +295,6 @@ def chunk_content(data: bytes) -> None:
 
 @target
 def session(data: bytes) -> None:
-    """No command takes effect where RFC 5321 has no place for it, no octet behind the end of a message is content, and a
-    conversation is the same line by line and octet by octet. Octets kept are bounded."""
+    """No command takes effect where RFC 5321 has no place for it, no octet behind the end of a message is content,
+    and a conversation is the same line by line and octet by octet. Octets kept are bounded."""
     check_session(data)

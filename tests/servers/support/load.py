@@ -88,6 +88,7 @@ class Sender:
             self._writer.write(b"RSET\r\n")
             await self._reply()
             return
+        assert self._writer is not None
         content = f"X-Mark: {mark}\r\nSubject: load\r\n\r\n".encode() + BODY
         self._writer.write(content[: len(content) // 2])
         await self._writer.drain()
