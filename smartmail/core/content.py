@@ -4,9 +4,11 @@ RFC 5321 section 4.1.1.4: only CRLF.CRLF ends DATA, and a bare LF is never read 
 improved robustness". Octets pass as they are, dot-stuffing included; nothing here looks at a header or a body.
 """
 
+import re
 from enum import Enum
 
 TERMINATOR = b"\r\n.\r\n"
+_FAULT = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 
 
 class Fault(Enum):
@@ -19,11 +21,11 @@ class Fault(Enum):
 def find_fault(octets: bytes) -> Fault | None:
     """Return what is wrong with octets in which each CR must be followed by LF and each LF preceded by CR."""
     pairs = octets.count(b"\r\n")
-    if octets.count(b"\n") != pairs or octets.count(b"\r") != pairs:
-        return Fault.BARE_NEWLINE
-    if b"\0" in octets:
-        return Fault.NUL
-    return None
+    if octets.count(b"\n") == pairs and octets.count(b"\r") == pairs and b"\0" not in octets:
+        return None
+    # The first one, so that the answer does not depend on how the octets were cut.
+    first = _FAULT.search(octets)
+    return Fault.NUL if first is not None and first[0] == b"\0" else Fault.BARE_NEWLINE
 
 
 def normalise(octets: bytes) -> bytes:

@@ -183,7 +183,7 @@ class Session:
         self._verb = Verb.NOOP
         self._buffer = b""
         self._out: list[bytes] = []
-        self._overlong = False
+        self._overlong: Reply | None = None
         self._data: DataScanner | None = None
         self._chunks: ChunkScanner | None = None
         self._chunk_left = 0
@@ -350,9 +350,9 @@ class Session:
         bare_cr = buffer.find(b"\r")
         if b"\n" in buffer or 0 <= bare_cr < len(buffer) - 1:
             return self._refuse_and_close(say.BARE_LINE_END)
-        limit = MAX_AUTH_LINE if self._auth_line(buffer) else MAX_COMMAND_LINE
-        if len(buffer) > limit:
-            self._overlong = True
+        auth = self._auth_line(buffer)
+        if len(buffer) > (MAX_AUTH_LINE if auth else MAX_COMMAND_LINE):
+            self._overlong = self._overlong or (say.AUTH_LINE_TOO_LONG if auth else say.LINE_TOO_LONG)
             self._buffer = buffer[-1:] if buffer.endswith(b"\r") else b""
         return None
 
@@ -360,17 +360,18 @@ class Session:
         return self.state is State.AUTHENTICATING or line[:5].upper() == b"AUTH "
 
     def _command(self, line: bytes) -> Event | None:
-        if self._overlong:
-            self._overlong = False
-            return self._refuse(say.LINE_TOO_LONG)
+        # First of all, so that a line is treated alike whether it came whole or in parts.
+        if b"\r" in line or b"\n" in line:
+            return self._refuse_and_close(say.BARE_LINE_END)
+        if self._overlong is not None:
+            refusal, self._overlong = self._overlong, None
+            return self._refuse(refusal)
         word, _, argument = line.partition(b" ")
         entry = _COMMANDS.get(word) or _COMMANDS.get(word.upper())
         limit = MAX_AUTH_LINE if entry is not None and entry[0] is Verb.AUTH else MAX_COMMAND_LINE
         if len(line) + 2 > limit:
             return self._refuse(say.LINE_TOO_LONG if limit == MAX_COMMAND_LINE else say.AUTH_LINE_TOO_LONG)
-        if control := _CONTROL.search(line):
-            if control[0] in b"\r\n":
-                return self._refuse_and_close(say.BARE_LINE_END)
+        if _CONTROL.search(line):
             return self._refuse(say.BAD_OCTETS)
         if entry is None:
             return self._refuse(say.UNKNOWN_COMMAND)
@@ -449,8 +450,10 @@ class Session:
     def _response(self, line: bytes) -> Event | None:
         """A line within an AUTH exchange."""
         self._verb = Verb.AUTH
-        if self._overlong or len(line) + 2 > MAX_AUTH_LINE:
-            self._overlong = False
+        if b"\r" in line or b"\n" in line:
+            return self._refuse_and_close(say.BARE_LINE_END)
+        if self._overlong is not None or len(line) + 2 > MAX_AUTH_LINE:
+            self._overlong = None
             return self._cancel(say.AUTH_LINE_TOO_LONG)
         if line == b"*":
             return self._cancel(say.AUTH_CANCELLED)

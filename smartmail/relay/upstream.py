@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, cast
@@ -169,11 +169,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            replies = self._parser.feed(data)
-        except ReplyError:
+            self._hand_out(self._parser.feed(data))
+        except ReplyError as error:
+            self._hand_out(error.replies)  # what was said before the nonsense counts
             self.abort()
-            return
+
+    def _hand_out(self, replies: Iterable[Reply]) -> None:
         for answer in replies:
+            if self.lost:
+                return
             if not self._waiting:
                 self.abort()
                 return
@@ -181,8 +185,6 @@ class Connection(asyncio.Protocol):
             if not self._waiting:
                 self.deadline = 0.0
             on_reply(answer)
-            if self.lost:
-                return
 
     def pause_writing(self) -> None:
         if self.on_blocked is not None:

@@ -8,6 +8,7 @@ import secrets
 import ssl
 import string
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,8 @@ def job(mail_relay: Relay, client_postfix: Postfix, tmp_path: Path) -> Compose:
 def arrived(dovecot: Dovecot, postfix: Postfix, mark: str, *addresses: str) -> list[bytes]:
     """Wait until each address has the message, and the queue is empty; each has it once. Their copies."""
     for address in addresses:
-        eventually(lambda a=address: messages_with(dovecot.maildir(a), mark), f"{mark} in {address}'s mailbox")
+        maildir = dovecot.maildir(address)
+        eventually(partial(messages_with, maildir, mark), f"{mark} in {address}'s mailbox")
     postfix.wait_empty()
     found = [messages_with(dovecot.maildir(address), mark) for address in addresses]
     assert [len(copies) for copies in found] == [1] * len(addresses)
