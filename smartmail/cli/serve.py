@@ -1,12 +1,14 @@
 """`smartmail serve`: run the relay. The wiring list; what each part does is in the part."""
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
@@ -14,6 +16,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from smartmail import __version__, events
 from smartmail.cli.common import CliError, ExitCode, config_path
+from smartmail.cli.ports import check_free
 from smartmail.config import Config, ConfigError, load
 from smartmail.intake import maildrop
 from smartmail.metrics import RelayMetrics
@@ -27,6 +30,9 @@ from smartmail.store.directory import Directory, DirectoryWatch
 from smartmail.store.migrations import ensure
 from smartmail.store.saved import stored_counters
 from smartmail.store.writer import EventWriter
+
+if TYPE_CHECKING:
+    from smartmail.cli.guide import Showing
 
 SNAPSHOT_SECONDS = 10
 """Between two snapshots of the counters: what a kill -9 can lose of them."""
@@ -42,12 +48,22 @@ def serve(
         bool, typer.Option("--embedded", help="Make a sample account and say on the screen what to try.")
     ] = False,
     demo: Annotated[bool, typer.Option("--demo", help="As --embedded, and play a short scene.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="With --demo: stop after the scene. Without a terminal it does so anyway.")
+    ] = False,
 ) -> None:
     """Run the relay until SIGTERM. SIGHUP reads the configuration and the certificate again."""
     path = config_path(ctx)
     config = load(path)
+    showing = None
+    if embedded or demo:
+        from smartmail.cli.guide import Showing
+
+        showing = Showing(demo=demo, once=once)
+    elif once:
+        raise CliError("--once needs --demo", code=ExitCode.USAGE)
     try:
-        raise SystemExit(uvloop.run(Process(config, path).run(guide=embedded or demo, demo=demo)))
+        raise SystemExit(uvloop.run(Process(config, path).run(showing)))
     except TlsError as error:
         raise CliError(str(error), where="tls", code=ExitCode.USAGE) from None
 
@@ -62,13 +78,21 @@ class Process:
         self._name = str(path or "embedded default")
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._exit_code = ExitCode.OK
+        self._failure: Exception | None = None
+        self.metrics_port = 0
+        """Bound; 0 while metrics are off."""
 
-    async def run(self, *, guide: bool, demo: bool) -> int:
-        """Start everything, wait for the signal to stop, drain. Returns the exit code."""
+    async def run(self, showing: "Showing | None" = None) -> int:
+        """Start everything, wait for the signal to stop, drain. Returns the exit code.
+
+        showing: have the guide say on the screen what there is; the log then goes to a file.
+        """
         config = self.config
-        log = events.configure(style=config.log.format, level=config.log.level)
-        events.started(version=__version__, config=self._name, pid=os.getpid())
+        check_free(config)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = events.configure(style=config.log.format, level=config.log.level, stream=self._log_file(showing))
+        events.started(version=__version__, config=self._name, pid=os.getpid())
         await asyncio.to_thread(ensure, self.url)
         tls = ServerTls.load(*self._certificate_files())
         loop = asyncio.get_running_loop()
@@ -95,7 +119,7 @@ class Process:
         )
         self.services.backend.open()
         self.relay = Relay(self.services, listeners_of(config, tls.context), caps_of(config))
-        self.tls, self._drop = tls, drop
+        self.tls, self.maildrop = tls, drop
         self._watch_parts(metrics, writer, counters)
         server = self._serve_metrics(metrics)
         await self._greet_upstream(pool)
@@ -104,11 +128,13 @@ class Process:
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         self._spawn(self._keep_counters(counters, writer))
+        # What is here now stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
         events.ready(listeners=len(self.relay.listeners))
-        if guide:
-            from smartmail.cli.guide import show
-
-            self._spawn(show(self, demo=demo))
+        if showing is not None:
+            self._spawn(self._guide(showing))
         await self._stop.wait()
 
         events.draining(
@@ -128,9 +154,22 @@ class Process:
             server.shutdown()
         events.stopped(cut=cut)
         log.close()
-        return ExitCode.OK
+        if self._failure is not None:
+            raise self._failure
+        return self._exit_code
 
     # parts
+
+    def _log_file(self, showing: "Showing | None") -> FileIO | None:
+        """None: standard error, unless somebody looks at a guide there, which log lines would tear."""
+        if showing is None:
+            return None
+        return FileIO(self.log_path, "a", opener=lambda path, flags: os.open(path, flags, 0o600))
+
+    @property
+    def log_path(self) -> Path:
+        """Where the log is while the guide has the screen."""
+        return self.config.server.data_dir / "smartmail.log"
 
     def _certificate_files(self) -> tuple[Path, Path]:
         tls, server = self.config.tls, self.config.server
@@ -266,7 +305,7 @@ class Process:
             if fixed:
                 raise CliError(f"{', '.join(fixed)} cannot change while the relay runs", remedy="restart it")
             self.tls.reload(*self._certificate_files())
-            route = route_of(config, self._drop.address if self._drop else None)
+            route = route_of(config, self.maildrop.address if self.maildrop else None)
         except (ConfigError, TlsError, CliError, OSError) as error:
             metrics.reloads["refused"] += 1
             metrics.reload_ok = 0
@@ -277,7 +316,7 @@ class Process:
             if listener.tls is not None:
                 listener.tls = self.tls.context
         if replace(route, tls=None) != replace(self.services.pool.route, tls=None):
-            old, self.services.pool = self.services.pool, self._pool(config, self._drop)
+            old, self.services.pool = self.services.pool, self._pool(config, self.maildrop)
             old.retire()
         self.services.rules = rules_of(config)
         self.relay.caps = caps_of(config)
@@ -286,9 +325,21 @@ class Process:
         metrics.reload_ok = 1
         events.config_reloaded(config=self._name)
 
-    def stop(self) -> None:
-        """As SIGTERM does."""
+    def stop(self, code: ExitCode = ExitCode.OK) -> None:
+        """As SIGTERM does; `code` is what the process ends with."""
+        self._exit_code = code
         self._stop.set()
+
+    async def _guide(self, showing: "Showing") -> None:
+        from smartmail.cli.guide import show
+
+        try:
+            code = await show(self, showing)
+        except Exception as error:  # raised again by `run`, once all is put in order
+            self._failure = error
+            code = ExitCode.FOUND_BAD
+        if code is not None:
+            self.stop(code)
 
     def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]
         task = asyncio.get_running_loop().create_task(work)

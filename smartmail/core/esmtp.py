@@ -277,9 +277,8 @@ def _orcpt(value: bytes, offered: frozenset[str]) -> tuple[str, bytes]:
         # Always the ASCII form: it is right whether or not SMTPUTF8 is in force for this mail (RFC 6533 3).
         rendered = _NOT_QCHAR.sub(lambda found: f"\\x{{{ord(found[0]):02X}}}", address).encode("ascii")
     else:
+        # Not ASCII only: Postfix 3.7 sends a UTF-8 address as rfc822 with its octets in xtext.
         address = decode_xtext(encoded)
-        if not _PRINTABLE.fullmatch(address):
-            raise ParameterError(_BAD_SYNTAX)
         rendered = encode_xtext(address)
     if len(kind) + 1 + len(rendered) > MAX_ORCPT:
         raise ParameterError(_BAD_SYNTAX)

@@ -101,13 +101,17 @@ class ReplyParser:
         Raises ReplyError for a line that is no reply, a code that changes within a reply, a bare CR or LF,
         a control character, or a size above the bounds.
         """
+        replies: list[Reply] = []
         if not self._buffer and not self._texts and len(data) <= MAX_REPLY_LINE:
-            found = _ONE_LINE.fullmatch(data)
-            if found is not None:  # the usual case
+            at = 0
+            while (found := _ONE_LINE.match(data, at)) is not None:  # the usual case
                 code, _, enhanced, text = found.groups(b"")
                 lines = (text.decode("utf-8", "surrogateescape"),)
-                return [Reply(int(code), lines, enhanced.decode("ascii"), data)]
-        replies: list[Reply] = []
+                replies.append(Reply(int(code), lines, enhanced.decode("ascii"), found[0]))
+                at = found.end()
+            if at == len(data):
+                return replies
+            data = data[at:]
         try:
             self._feed(data, replies)
         except ReplyError as error:

@@ -25,6 +25,7 @@ class Phase(StrEnum):
 class Loss(StrEnum):
     """What happened."""
 
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"  # no connection could be had
     UPSTREAM_LOST = "upstream_lost"  # closed, reset, or talked nonsense
     UPSTREAM_SILENT = "upstream_silent"  # its timeout ran out (RFC 5321 section 4.5.3.2)
     CLIENT_LOST = "client_lost"
@@ -49,6 +50,9 @@ class Fate:
     finish: bool = False
 
 
+UPSTREAM_UNREACHABLE: Final = reply(
+    451, "4.4.1", "The mail server behind this one cannot be reached; try again later"
+)
 UPSTREAM_GONE: Final = reply(
     451, "4.4.2", "The mail server behind this one closed the connection; try again later"
 )
@@ -60,6 +64,7 @@ OUTCOME_UNKNOWN: Final = reply(
 )
 CLIENT_TOO_SLOW: Final = reply(421, "4.4.2", "Sent too slowly; closing the connection")
 
+_UNREACHABLE = Fate(Verdict.DEFERRED, Reason.UPSTREAM_UNREACHABLE, Charge.RELEASE, UPSTREAM_UNREACHABLE)
 _LOST = Fate(Verdict.DEFERRED, Reason.UPSTREAM_LOST, Charge.RELEASE, UPSTREAM_GONE)
 _SILENT = Fate(Verdict.DEFERRED, Reason.TIMEOUT, Charge.RELEASE, UPSTREAM_SLOW)
 _AMBIGUOUS = Fate(Verdict.AMBIGUOUS, Reason.UPSTREAM_SILENT_AFTER_DOT, Charge.COMMIT, OUTCOME_UNKNOWN)
@@ -68,6 +73,7 @@ _CLIENT_SLOW = Fate(Verdict.ABORTED, Reason.TOO_SLOW, Charge.RELEASE, CLIENT_TOO
 _FINISH = Fate(Verdict.ACCEPTED, Reason.CLIENT_LOST, Charge.COMMIT, finish=True)
 
 _BEFORE_THE_DOT: Final[Mapping[Loss, Fate]] = {
+    Loss.UPSTREAM_UNREACHABLE: _UNREACHABLE,
     Loss.UPSTREAM_LOST: _LOST,
     Loss.UPSTREAM_SILENT: _SILENT,
     Loss.CLIENT_LOST: _CLIENT_GONE,
@@ -79,6 +85,7 @@ FATES: Final[Mapping[Phase, Mapping[Loss, Fate]]] = {
     Phase.ASKED: _BEFORE_THE_DOT,
     Phase.STREAMING: _BEFORE_THE_DOT,
     Phase.DOT_SENT: {
+        Loss.UPSTREAM_UNREACHABLE: _AMBIGUOUS,
         Loss.UPSTREAM_LOST: _AMBIGUOUS,
         Loss.UPSTREAM_SILENT: _AMBIGUOUS,
         Loss.CLIENT_LOST: _FINISH,

@@ -27,10 +27,10 @@ from smartmail.core.smtp_events import (
 )
 from smartmail.core.smtp_replies import EARLY_TALK
 from smartmail.core.standing import Account
-from smartmail.core.transfer import CLIENT_TOO_SLOW, Loss
+from smartmail.core.transfer import CLIENT_TOO_SLOW, UPSTREAM_UNREACHABLE, Loss
 from smartmail.core.xclient import Identity
 from smartmail.relay.auth import AuthResult, Exchange, MechanismNotOfferedError, Outcome, PeerInfo
-from smartmail.relay.transaction import UNREACHABLE, Transaction
+from smartmail.relay.transaction import Transaction
 
 if TYPE_CHECKING:
     from smartmail.relay.listener import Listener
@@ -494,17 +494,21 @@ class ClientSession(asyncio.Protocol):
         self.transaction = Transaction(self, event)
         self.transaction.begin()
 
+    def _last_words(self) -> Reply:
+        """Of a transaction that has ended before the client could know: each further command hears the same."""
+        return UPSTREAM_UNREACHABLE if self.transaction is None else self.transaction.last_words
+
     def _on_rcpt(self, event: RcptTo) -> None:
         transaction = self.transaction
         if transaction is None or transaction.done:
-            self._smtp.answer(UNREACHABLE)
+            self._smtp.answer(self._last_words())
         else:
             transaction.add(event)
 
     def _on_data(self, event: DataAsked) -> None:
         transaction = self.transaction
         if transaction is None or transaction.done:
-            self._smtp.answer(UNREACHABLE)
+            self._smtp.answer(self._last_words())
         else:
             transaction.ask_data()
 
@@ -515,9 +519,9 @@ class ClientSession(asyncio.Protocol):
         if transaction is not None and not transaction.done:
             transaction.chunk(event)
         elif event.size:
-            self._smtp.discard(UNREACHABLE)
+            self._smtp.discard(self._last_words())
         else:
-            self._smtp.answer(UNREACHABLE)
+            self._smtp.answer(self._last_words())
 
     def _on_content(self, event: Content) -> None:
         self._content_octets += len(event.octets)

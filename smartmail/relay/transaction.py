@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from smartmail.core.budget import Budget
@@ -28,13 +29,14 @@ from smartmail.core.reply import Reply, reply
 from smartmail.core.smtp_events import ChunkAsked, Content, MailFrom, RcptTo
 from smartmail.core.standing import Account
 from smartmail.core.transfer import FATES, Fate, Loss, Phase
+from smartmail.core.transfer import UPSTREAM_UNREACHABLE as UNREACHABLE
 from smartmail.core.transfer import Charge as Settle
 from smartmail.core.xclient import Identity
 from smartmail.relay.services import RESERVATION_TTL_NS, Rules, Services
 from smartmail.relay.upstream import Connection, UpstreamError
 from smartmail.store.events import EventRow
 
-UNREACHABLE: Final = reply(451, "4.4.1", "The mail server behind this one cannot be reached; try again later")
+SENDER_OK: Final = reply(250, "2.1.0", "Ok")
 _SIZE: Final = re.compile(rb" SIZE=[0-9]+")
 UPSTREAM_CLOSING: Final = reply(
     451, "4.3.2", "The mail server behind this one is shutting down; try again later"
@@ -88,10 +90,9 @@ class Transaction:
         "_client",
         "_connection",
         "_domains",
-        "_first_seen",
         "_last",
+        "_mail_is_open",
         "_new",
-        "_on_connection",
         "_phase",
         "_pool",
         "_rcpt",
@@ -100,7 +101,6 @@ class Transaction:
         "_results",
         "_services",
         "_size",
-        "_started",
         "_started_ns",
         "_task",
         "_timings",
@@ -108,22 +108,21 @@ class Transaction:
         "accepted",
         "done",
         "mail",
-        "refused",
         "sender",
     )
 
     def __init__(self, client: Client, mail: MailFrom) -> None:
         self._client = client
         self._services = client.services
-        self._pool = (
-            client.services.pool
-        )  # a reload may replace it: a connection goes back where it came from
+        # A reload may replace the pool: a connection goes back where it came from.
+        self._pool = client.services.pool
         self.mail = mail
         self.sender = "" if mail.sender is None else mail.sender.key
         self.accepted = 0
-        self.refused = 0
         self.done = False
         self._phase = Phase.ENVELOPE
+        self._mail_is_open = False
+        """The upstream has answered MAIL with 2xx: its replies to RCPT mean something."""
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._rcpt: _Recipient | None = None
@@ -136,24 +135,44 @@ class Transaction:
         self._size = 0
         self._upstream_reply: Reply | None = None
         self._started_ns = self._services.clock.now_ns()
-        self._started = self._last = time.perf_counter_ns()
+        self._last = time.perf_counter_ns()
         self._timings: dict[str, int] = {}
 
-    # MAIL
+    # MAIL and RCPT
 
     def begin(self) -> None:
-        """Decide on MAIL and take it to the upstream."""
+        """Decide on MAIL. The upstream hears of a mail with its first recipient that may pass, so that what we refuse
+        never reaches it; what it thinks of the sender is then the answer to that RCPT (as Postfix's own
+        smtpd_delay_reject has it)."""
         client = self._client
         decision = at_mail(client.door, client.account, self.sender)
-        if not decision.accepted:
+        if decision.accepted:
+            client.answer(SENDER_OK)
+        else:
             self._refuse(decision)
+
+    def add(self, rcpt: RcptTo) -> None:
+        """Decide on a recipient, reserve, and take it to the upstream."""
+        client, services = self._client, self._services
+        recipient = _Recipient(rcpt)
+        destination = services.destination(recipient.key, recipient.domain)
+        decision = at_rcpt(client.door, client.account, destination, self.accepted, self._most())
+        if decision.accepted:
+            decision = self._reserve(recipient)
+        if not decision.accepted:
+            self._recipient_refused(recipient, decision)
             return
+        self._rcpt = recipient
+        connection = self._connection
+        if connection is not None:
+            connection.send(recipient.command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
+            return
+        self._last = time.perf_counter_ns()
         connection = self._pool.take_idle()
         if connection is None or self._pool.wants_xclient(connection, client.identity):
             self._task = asyncio.get_running_loop().create_task(self._prepare(connection))
         else:
-            self._stage("connect")
-            self._send_mail(connection, fresh=False)
+            self._introduce_mail(connection, recipient, fresh=False)
 
     async def _prepare(self, pooled: Connection | None) -> None:
         """Open a connection, or tell a pooled one who the client is, then go on with MAIL."""
@@ -162,58 +181,50 @@ class Transaction:
             connection = await pool.introduce(pooled, self._client.identity)
         except UpstreamError as error:
             self._task = None
-            if not self.done:
-                self._upstream_reply = error.reply
-                self._refuse(Decision(Verdict.DEFERRED, Reason.UPSTREAM_UNREACHABLE, UNREACHABLE))
+            self._upstream_reply = error.reply
+            self._lost(Loss.UPSTREAM_UNREACHABLE)
             return
         except Exception as error:  # whatever it is, the client gets 451 and the log gets the reference
             self._task = None
             self._broken(error)
             return
         self._task = None
-        if self.done:
+        if self.done or self._rcpt is None:
             pool.reset_and_give_back(connection)
-            return
-        self._stage("connect")
-        self._send_mail(connection, fresh=connection is not pooled)
+        else:
+            self._introduce_mail(connection, self._rcpt, fresh=connection is not pooled)
 
-    def _send_mail(self, connection: Connection, *, fresh: bool) -> None:
+    def _introduce_mail(self, connection: Connection, recipient: "_Recipient", *, fresh: bool) -> None:
+        """XFORWARD, MAIL and the first RCPT: in one go where the upstream takes it (RFC 2920)."""
+        self._stage("connect")
         self._connection = connection
         connection.on_blocked = self._blocked
-        pool = self._pool
-        seconds = pool.route.timeouts.mail
-        sender = self.mail.sender
-        path = "" if sender is None else sender.wire
-        parameters = self.mail.parameters.wire
+        self._mail_is_open = False
+        sender, parameters = self.mail.sender, self.mail.parameters.wire
         if parameters and "SIZE" not in connection.capabilities:
             parameters = _SIZE.sub(b"", parameters)
-        command = b"MAIL FROM:<" + path.encode() + b">" + parameters + b"\r\n"
-        forward = pool.forward_command(connection, self._client.identity)
-        on_reply: Callable[[Reply | Loss], None] = (
-            self._mail_answered if fresh else self._mail_answered_on_reused
-        )
-        if not forward:
-            connection.send(command, on_reply, seconds)
-        elif "PIPELINING" in connection.capabilities:
-            for _ in range(forward.count(b"\r\n")):
-                connection.expect(_ignore, seconds)
-            connection.send(forward + command, on_reply, seconds)
+        path = b"" if sender is None else sender.wire.encode()
+        mail = b"MAIL FROM:<" + path + b">" + parameters + b"\r\n"
+        forward = self._pool.forward_command(connection, self._client.identity)
+        timeouts = self._pool.route.timeouts
+        on_mail = self._mail_answered if fresh else self._mail_answered_on_reused
+        if "PIPELINING" in connection.capabilities:
+            for _ in range(forward.count(b"\n")):
+                connection.expect(_ignore, timeouts.mail)
+            connection.expect(on_mail, timeouts.mail)
+            connection.send(forward + mail + recipient.command, self._rcpt_answered, timeouts.rcpt)
+        elif forward:
+            connection.send(forward, partial(self._after_forward, connection, mail, on_mail), timeouts.mail)
         else:
-            connection.send(
-                forward, lambda result: self._after_forward(result, connection, command, on_reply), seconds
-            )
+            connection.send(mail, on_mail, timeouts.mail)
 
     def _after_forward(
-        self,
-        result: Reply | Loss,
-        connection: Connection,
-        command: bytes,
-        on_reply: Callable[[Reply | Loss], None],
+        self, connection: Connection, mail: bytes, on_mail: Callable[[Reply | Loss], None], result: Reply | Loss
     ) -> None:
         if isinstance(result, Loss):
-            on_reply(result)
+            on_mail(result)
         elif not self.done:
-            connection.send(command, on_reply, self._pool.route.timeouts.mail)
+            connection.send(mail, on_mail, self._pool.route.timeouts.mail)
 
     def _mail_answered_on_reused(self, result: Reply | Loss) -> None:
         """An idle connection may have been closed in the same moment: MAIL has no effect yet, so it may be sent again
@@ -233,27 +244,16 @@ class Transaction:
             self._lost(result)
             return
         self._stage("mail")
+        connection, recipient = self._connection, self._rcpt
         if not result.positive:
+            if recipient is not None:
+                self._note_recipient(recipient, _by_upstream(result))
+            self._release_pending()
             self._upstream_refuses(result)
             return
-        self._client.answer(result)
-
-    # RCPT
-
-    def add(self, rcpt: RcptTo) -> None:
-        """Decide on a recipient, reserve, and take it to the upstream."""
-        client, services, connection = self._client, self._services, self._connection
-        recipient = _Recipient(rcpt)
-        destination = services.destination(recipient.key, recipient.domain)
-        decision = at_rcpt(client.door, client.account, destination, self.accepted, self._most())
-        if decision.accepted:
-            decision = self._reserve(recipient)
-        if not decision.accepted or connection is None:
-            self._recipient_refused(recipient, decision)
-            return
-        self._rcpt = recipient
-        command = b"RCPT TO:<" + rcpt.recipient.wire.encode() + b">" + rcpt.parameters.wire + b"\r\n"
-        connection.send(command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
+        self._mail_is_open = True
+        if connection is not None and recipient is not None and "PIPELINING" not in connection.capabilities:
+            connection.send(recipient.command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
 
     def _most(self) -> int:
         # An LMTP server answers the dot once for each recipient (RFC 2033 section 4.2) and SMTP has one reply only:
@@ -292,7 +292,7 @@ class Transaction:
 
     def _rcpt_answered(self, result: Reply | Loss) -> None:
         recipient = self._rcpt
-        if self.done or recipient is None:
+        if self.done or recipient is None or not self._mail_is_open:
             return
         if isinstance(result, Loss):
             self._lost(result)
@@ -317,12 +317,20 @@ class Transaction:
         self._recipient_refused(recipient, _by_upstream(result))
 
     def _recipient_refused(self, recipient: "_Recipient", decision: Decision) -> None:
+        self._note_recipient(recipient, decision)
+        self._client.answer(decision.reply or UNREACHABLE)
+
+    @property
+    def last_words(self) -> Reply:
+        """What refused the mail, for commands that come when it has ended already."""
+        refusal = self._refusal
+        return UNREACHABLE if refusal is None or refusal.reply is None else refusal.reply
+
+    def _note_recipient(self, recipient: "_Recipient", decision: Decision) -> None:
         answer = decision.reply or UNREACHABLE
-        self.refused += 1
         self._refusal = decision
         self._results.append((recipient.key, answer.code, decision.reason.value))
         self._services.metrics.recipients[decision.verdict, decision.reason] += 1
-        self._client.answer(answer)
 
     # content
 
@@ -507,7 +515,7 @@ class Transaction:
         if connection is None:
             return
         connection.on_blocked = None
-        if reusable and connection.clean:
+        if reusable and (connection.clean or "PIPELINING" in connection.capabilities):
             self._pool.reset_and_give_back(connection)
         else:
             connection.abort()
@@ -589,9 +597,10 @@ class Transaction:
 class _Recipient:
     """A recipient on its way to the upstream. reservation: its charges. new: its hash, if it is a first-time one."""
 
-    __slots__ = ("domain", "key", "new", "reservation")
+    __slots__ = ("command", "domain", "key", "new", "reservation")
 
     def __init__(self, rcpt: RcptTo) -> None:
+        self.command = b"RCPT TO:<" + rcpt.recipient.wire.encode() + b">" + rcpt.parameters.wire + b"\r\n"
         self.key = rcpt.recipient.key
         self.domain = self.key.rpartition("@")[2]
         self.reservation = 0

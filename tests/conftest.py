@@ -1,0 +1,6 @@
+"""What every folder shares: the kit on the path."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "kit"))
