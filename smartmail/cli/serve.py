@@ -5,6 +5,7 @@ import gc
 import os
 import secrets
 import signal
+from collections.abc import Coroutine
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -77,6 +78,7 @@ class Process:
         self.url = config.database_url
         self._name = str(path or "embedded default")
         self._stop = asyncio.Event()
+        self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._exit_code = ExitCode.OK
         self._failure: Exception | None = None
@@ -133,10 +135,11 @@ class Process:
         gc.freeze()
         gc.set_threshold(10_000, 20, 50)
         events.ready(listeners=len(self.relay.listeners))
-        if showing is not None:
-            self._spawn(self._guide(showing))
+        guide = self._spawn(self._guide(showing)) if showing is not None else None
         await self._stop.wait()
 
+        if guide is not None:
+            guide.cancel()
         events.draining(
             sessions=self.relay.sessions, transactions=self.relay.busy, seconds=config.server.drain_seconds
         )
@@ -286,6 +289,13 @@ class Process:
 
     def _directory_changed(self, directory: Directory, changed: frozenset[int]) -> None:
         self.relay.directory_changed(directory, changed)
+        self._news.set()
+
+    async def heard_of(self, change: int) -> None:
+        """Return once the accounts in force hold this change of the store."""
+        while self.services.directory.version < change:
+            self._news.clear()
+            await self._news.wait()
 
     def _directory_failed(self, error: Exception) -> None:
         self.services.metrics.directory_errors += 1
@@ -341,10 +351,11 @@ class Process:
         if code is not None:
             self.stop(code)
 
-    def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _secret(file: Path) -> bytes:

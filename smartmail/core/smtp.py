@@ -360,8 +360,9 @@ class Session:
         return self.state is State.AUTHENTICATING or line[:5].upper() == b"AUTH "
 
     def _command(self, line: bytes) -> Event | None:
+        control = _CONTROL.search(line)
         # First of all, so that a line is treated alike whether it came whole or in parts.
-        if b"\r" in line or b"\n" in line:
+        if control is not None and (b"\r" in line or b"\n" in line):
             return self._refuse_and_close(say.BARE_LINE_END)
         if self._overlong is not None:
             refusal, self._overlong = self._overlong, None
@@ -371,7 +372,7 @@ class Session:
         limit = MAX_AUTH_LINE if entry is not None and entry[0] is Verb.AUTH else MAX_COMMAND_LINE
         if len(line) + 2 > limit:
             return self._refuse(say.LINE_TOO_LONG if limit == MAX_COMMAND_LINE else say.AUTH_LINE_TOO_LONG)
-        if _CONTROL.search(line):
+        if control is not None:
             return self._refuse(say.BAD_OCTETS)
         if entry is None:
             return self._refuse(say.UNKNOWN_COMMAND)
@@ -413,6 +414,8 @@ class Session:
         name = argument.strip()
         if not name or b" " in name or len(name) > 255 or not name.isascii():
             return self._refuse(say.BAD_HELLO)
+        if self.greeted and (ended := self._count_noop()) is not None:
+            return ended
         self.waiting = True
         return Hello(name.decode("ascii"), extended, self.state in IN_TRANSACTION)
 
@@ -515,6 +518,11 @@ class Session:
             self._chunks = ChunkScanner()
         self.state = State.CHUNK
         self._chunk_left, self._last = size
+        if size == (0, True) and self._chunks is not None:
+            # Nothing will follow a CR that ended the chunk before.
+            self._chunks.feed(b"", ends_message=True)
+            if self._chunks.fault is not None:
+                return self._break_off(say.CONTENT_FAULTS[self._chunks.fault], end=True)
         if self._passed + self._chunk_left > self.terms.max_size:
             self.discard(say.TOO_LARGE)
             if not self._chunk_left:

@@ -21,6 +21,9 @@ from smartmail.relay.services import Rules, Services
 from smartmail.relay.upstream import Capabilities
 
 PROXY_HEADER_SECONDS: Final = 10
+RECEIVE_BUFFER: Final = 131_072
+"""Octets the kernel keeps for a client that sends faster than the upstream takes; we hold as much once more. Bounds
+the memory of a session, and its speed to 1.3 MB/s over a line of 100 ms."""
 PROXY_HEADER_SIZE: Final = 4096
 _BOTH_SIDES: Final = ("8BITMIME", "SMTPUTF8", "DSN", "CHUNKING")
 """Extensions that change what the upstream is told: offered only where it offers them."""
@@ -40,6 +43,7 @@ class Listener:
     tls: ssl.SSLContext | None
     greeting_delay: float = 0.0
     sockets: list[socket.socket] = field(default_factory=list)
+    banner: Reply = field(init=False)
     _offers: dict[tuple[bool, bool], tuple[Capabilities, tuple[str, ...], Offer]] = field(
         default_factory=dict
     )
@@ -49,6 +53,9 @@ class Listener:
     """The address of every session here, where the listener is bound to one and not to all."""
     _clients: dict[str, tuple[str, bool]] = field(default_factory=dict)
     _doors: dict[tuple[bool, Rules], Door] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.banner = reply(220, "", f"{self.terms.hostname} ESMTP Smart Mail")
 
     no_offer = NOTHING
     closed_door = Door(needs_login=True)
@@ -62,11 +69,6 @@ class Listener:
     def submission(self) -> bool:
         """Does this door ask for a login?"""
         return self.config.role == "submission"
-
-    @property
-    def banner(self) -> Reply:
-        """The 220 greeting."""
-        return reply(220, "", f"{self.terms.hostname} ESMTP Smart Mail")
 
     def know(self, address: str, rules: Rules) -> tuple[str, Door]:
         """The network that a client at `address` counts under, and what this listener asks of it."""
@@ -167,6 +169,8 @@ class Listener:
             ssl_handshake_timeout=30 if context else None,
         )
         self.sockets = list(self._server.sockets)
+        for sock in self.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         if len(self.sockets) == 1 and endpoint.host not in ("0.0.0.0", "::"):  # noqa: S104  compared, not bound
             name = self.sockets[0].getsockname()
             self._bound = (name[0], name[1])
@@ -266,6 +270,7 @@ def _bind(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         sock.setblocking(False)
         sock.bind(address)
         sock.listen(1024)

@@ -166,7 +166,7 @@ class ClientSession(asyncio.Protocol):
             self._refuse_session(refusal)
         elif delay := self.listener.greeting_delay:
             asyncio.get_running_loop().call_later(delay, self._greet)
-        elif not self.tls_name and relay.talks_already(transport.get_extra_info("socket").fileno()):
+        elif not (self.tls_name or self.door.trusted) and relay.talks_already(transport.get_extra_info("socket").fileno()):
             self._refuse_session(Decision(Verdict.REJECTED, Reason.EARLY_TALK, EARLY_TALK))
         else:
             self._greet()
@@ -190,8 +190,9 @@ class ClientSession(asyncio.Protocol):
         self._exposed = False
         self._relay.forget(self)
         self._drop_auth()
-        if self.transaction is not None:
-            self.transaction.client_lost(Loss.CLIENT_LOST)
+        transaction, self.transaction = self.transaction, None  # and no cycle for the collector to find
+        if transaction is not None:
+            transaction.client_lost(Loss.CLIENT_LOST)
         self._transport = None
         self._smtp.close(DRAINING)
 
@@ -309,10 +310,10 @@ class ClientSession(asyncio.Protocol):
         smtp = self._smtp
         try:
             while True:
+                if self.ending is not None:  # also between commands that came in one go
+                    self._end_if_due()
                 event = smtp.next_event()
                 if event is None:
-                    if self.ending is not None:
-                        self._end_if_due()
                     break
                 _HANDLERS[type(event)](self, event)
         except Exception as error:  # our fault is never the client's 5xx, nor the end of the process
@@ -506,6 +507,7 @@ class ClientSession(asyncio.Protocol):
             transaction.add(event)
 
     def _on_data(self, event: DataAsked) -> None:
+        self._last_chunk = True
         transaction = self.transaction
         if transaction is None or transaction.done:
             self._smtp.answer(self._last_words())

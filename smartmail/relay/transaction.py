@@ -464,11 +464,13 @@ class Transaction:
     def _lost(self, loss: Loss) -> None:
         """The upstream is gone or silent."""
         fate = FATES[self._phase][loss]
-        self._drop_connection()
+        answer = fate.reply or UNREACHABLE
+        if self._rcpt is not None and not self.done:
+            self._note_recipient(self._rcpt, Decision(fate.verdict, fate.reason, answer))
         self._release_pending()
         self._settle(fate.charge)
-        answer = fate.reply or UNREACHABLE
         self._finish(fate.verdict, fate.reason, answer)
+        self._drop_connection()
         self._end_with(answer)
 
     def _upstream_refuses(self, result: Reply) -> None:
@@ -476,9 +478,9 @@ class Transaction:
         decision = _by_upstream(result)
         self._upstream_reply = result
         self._settle(Settle.RELEASE)
-        self._return_connection(reusable=result.code != 421)
         answer = decision.reply or result
         self._finish(decision.verdict, decision.reason, answer)
+        self._return_connection(reusable=result.code != 421)
         self._client.answer(answer)
 
     def _refuse(self, decision: Decision) -> None:
@@ -499,9 +501,10 @@ class Transaction:
             return
         self._release_pending()
         self._settle(Settle.RELEASE)
-        self._return_connection(reusable=self._phase is Phase.ENVELOPE)
         answer = self._refusal.reply if self._refusal is not None else None
+        # First of all: a connection that is cut says so to whoever waits on it, and this mail has ended already.
         self._finish(verdict, reason, answer)
+        self._return_connection(reusable=self._phase is Phase.ENVELOPE)
 
     def _end_with(self, answer: Reply) -> None:
         """Tell the client, at once if it waits for a reply, else when its content has been swallowed."""
@@ -564,7 +567,8 @@ class Transaction:
         if self._size and verdict is Verdict.ACCEPTED:
             services.metrics.content_bytes += self._size
         identity, account = client.identity, client.account
-        said = self._upstream_reply
+        upstream = self._upstream_reply
+        said = str(answer or "")
         services.put_row(
             EventRow(
                 at_ns=self._started_ns,
@@ -583,10 +587,10 @@ class Transaction:
                 limit_name=self._refusal.limit
                 if self._refusal is not None and reason is Reason.LIMIT_REACHED
                 else "",
-                reply="" if answer is None else str(answer),
-                upstream=self._pool.route.name if self._timings else "",
-                upstream_reply="" if said is None else str(said),
-                queue_id="" if said is None or verdict is not Verdict.ACCEPTED else read_queue_id(said.text),
+                reply=said,
+                upstream=self._pool.name if self._timings else "",
+                upstream_reply=said if upstream is answer else str(upstream or ""),
+                queue_id=read_queue_id(said) if verdict is Verdict.ACCEPTED and upstream is not None else "",
                 size=self._size,
                 recipients_accepted=self.accepted,
                 timings=self._timings,

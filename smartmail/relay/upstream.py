@@ -295,6 +295,7 @@ class Pool:
 
     def __init__(self, route: Route, loop: asyncio.AbstractEventLoop) -> None:
         self.route = route
+        self.name = route.name
         self.capabilities = Capabilities({})
         """Of the newest connection; what EHLO on our side may promise."""
         self.reachable: bool | None = None

@@ -49,7 +49,7 @@ class _Over(Exception):
 
 @dataclass
 class Upstream:
-    """Listens on loopback. `says` of an override: a reply, with further lines after "|"; "close", "reset", "silent".
+    """Listens on loopback. `says` of an override: a reply, with further lines after "|"; "close", "reset", "silent", "held".
 
     Steps: connect, ehlo, mail, rcpt, data, content (when the first octets of content are here), dot, chunk, rset,
     xclient, xforward, starttls.
@@ -63,11 +63,13 @@ class Upstream:
     """Each command line, of all connections, in the order of their coming."""
     kept: list[Message] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
-    """All octets of each connection, in the order of the connections."""
+    """All octets of each connection, in the order of the connections; and what each mail of BDAT chunks came to."""
     reached: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     reading: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared: content is not read, as by a server that is slow."""
+    going: asyncio.Event = field(default_factory=asyncio.Event)
+    """Not set: a reply that is "held" is not said."""
     port: int = 0
 
     async def start(self, port: int = 0) -> "Upstream":
@@ -111,7 +113,7 @@ class Upstream:
         connection = _Connection(self, reader, writer)
         try:
             await connection.run()
-        except (_Over, ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
+        except (_Over, ConnectionError, ssl.SSLError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
@@ -147,6 +149,9 @@ class _Connection:
             raise _Over
         if says == "silent":
             await asyncio.Event().wait()
+        if says == "held":
+            await self.up.going.wait()
+            says = usual
         if not says:
             return True
         octets = "".join(f"{line}\r\n" for line in says.split("|")).encode("utf-8", "surrogateescape")
@@ -155,9 +160,7 @@ class _Connection:
         return says[0] in "23"
 
     async def octets(self, count: int) -> bytes:
-        got = await self.reader.readexactly(count)
-        self.up.received[self.index] += got
-        return got
+        return await self.reader.readexactly(count)
 
     async def line(self) -> bytes:
         got = await self.reader.readuntil(b"\r\n")
@@ -237,7 +240,8 @@ class _Connection:
             await self.say("content", "")
             self.chunks.append(first + await self.octets(int(size) - 1))
         if last:
-            await self.end_message(b"".join(self.chunks))
+            self.up.received.append(b"".join(self.chunks))
+            await self.end_message(self.up.received[-1])
         else:
             await self.say("chunk", USUAL["chunk"], command)
 

@@ -160,9 +160,9 @@ class World:
             put_row=self.rows.append,
         )
         self.relay = Relay(self.services, tuple(self._listener(name) for name in setup.listeners), setup.caps)
-        if setup.reachable and not setup.upstream.overrides:
+        if setup.reachable and not any(one.step in ("connect", "ehlo", "starttls") for one in setup.upstream.overrides):
+            # As at the start of the process, so that EHLO has something to offer.
             pool.give_back(await pool.connect())
-            await self.upstream.until(lambda: self.upstream.reached["ehlo"] > 0)
             self.upstream.commands.clear()
         await self.relay.open()
 
