@@ -55,7 +55,7 @@ def _settings(site: Site, sink: int) -> str:
         f'[upstream]\nprotocol = "smtp"\naddress = "127.0.0.1:{sink}"\nidentity = "none"\ntls = "none"\n'
         "max_connections = 400\nmax_idle = 50\n"
         f'[metrics]\naddress = "127.0.0.1:{free_port()}"\n'
-        '[log]\nformat = "json"\nlevel = "info"\n'
+        '[log]\nformat = "json"\nlevel = "warning"\n'
         f"{LIMITS}"
     )
 

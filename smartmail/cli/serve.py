@@ -5,7 +5,7 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -28,6 +28,7 @@ from smartmail.relay.tls import ServerTls, TlsError, self_made
 from smartmail.relay.upstream import Pool, UpstreamError
 from smartmail.store.counters import MemoryCounters, SnapshotError, encode
 from smartmail.store.directory import Directory, DirectoryWatch
+from smartmail.store.events import EventRow
 from smartmail.store.migrations import ensure
 from smartmail.store.saved import stored_counters
 from smartmail.store.writer import EventWriter
@@ -116,7 +117,7 @@ class Process:
             pool=pool,
             backend=backend_of(config, lambda login: self.services.directory.by_login(login)),
             metrics=metrics,
-            put_row=writer.put,
+            put_row=_recorder(writer, level=config.log.level),
             secret=_secret(config.server.data_dir / "hash.key"),
         )
         self.services.backend.open()
@@ -356,6 +357,18 @@ class Process:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _recorder(writer: EventWriter, *, level: str) -> Callable[[EventRow], None]:
+    """Where a transaction's row goes: to the database, and to the log where that is listened to."""
+    if level in ("warning", "error"):
+        return writer.put
+
+    def record(row: EventRow) -> None:
+        writer.put(row)
+        events.transaction(row.line())
+
+    return record
 
 
 def _secret(file: Path) -> bytes:

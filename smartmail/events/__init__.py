@@ -134,6 +134,14 @@ def upstream_capabilities(*, address: str, capabilities: Sequence[str], identity
     _emit(logging.INFO, "upstream_capabilities", "upstream offers", fields)
 
 
+def auth_backend(connected: bool, why: str) -> None:  # noqa: FBT001  the signature of Dovecot's on_change
+    """Dovecot's authentication socket came or went; without it nobody can log in to send."""
+    if connected:
+        _emit(logging.INFO, "auth_backend", "authentication backend is up", {})
+    else:
+        _emit(logging.WARNING, "auth_backend", "authentication backend is down", {"reason": why})
+
+
 # Clients
 
 

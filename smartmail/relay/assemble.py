@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Callable
 
+from smartmail import events
 from smartmail.config import Config, UnixAddress
 from smartmail.core.smtp_events import Terms
 from smartmail.relay.auth import Backend
@@ -39,9 +40,8 @@ def backend_of(config: Config, lookup: Callable[[str], Credential | None]) -> Ba
     if auth.backend == "dovecot" and auth.socket is not None:
         from smartmail.relay.dovecot import DovecotBackend, DovecotSettings
 
-        return DovecotBackend(
-            str(auth.socket), DovecotSettings(cache_seconds=auth.cache_seconds, max_waiting=auth.max_waiting)
-        )
+        asked = DovecotSettings(cache_seconds=auth.cache_seconds, max_waiting=auth.max_waiting)
+        return DovecotBackend(str(auth.socket), asked, on_change=events.auth_backend)
     settings = AuthSettings(workers=auth.workers, max_waiting=auth.max_waiting, cache_seconds=auth.cache_seconds)
     return LocalBackend(lookup, settings)
 

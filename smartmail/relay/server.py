@@ -186,9 +186,15 @@ class Relay:
             budget = self._budgets[key] = Budget((*own, *self.services.rules.limits), account, network)
         return budget
 
-    def count_refused(self, reason: Reason) -> None:
+    def count_refused(self, session: ClientSession, reason: Reason) -> None:
         """A session was turned away or cut by us."""
         self.services.metrics.sessions_refused[reason.value] += 1
+        events.session_refused(
+            client=session.identity.address,
+            listener=session.listener_name,
+            reason=reason.value,
+            session=session.session_id,
+        )
 
     def internal_error(self, error: BaseException, session_id: str) -> Reply:
         """Log a fault of ours under a reference, and return what the client hears of it."""

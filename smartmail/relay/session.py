@@ -299,7 +299,7 @@ class ClientSession(asyncio.Protocol):
             return
         self._smtp.open(self.listener.banner)
         if self._smtp.closed:
-            self._relay.count_refused(Reason.EARLY_TALK)
+            self._relay.count_refused(self, Reason.EARLY_TALK)
         self._pump()
 
     def _pump(self) -> None:
@@ -345,7 +345,7 @@ class ClientSession(asyncio.Protocol):
             fate = self.transaction.client_lost(loss)
             if fate is not None and fate.finish:
                 return
-        self._relay.count_refused(reason)
+        self._relay.count_refused(self, reason)
         self._smtp.close(farewell)
         self._flush()
 
@@ -355,7 +355,7 @@ class ClientSession(asyncio.Protocol):
         self._smtp.close(farewell)
 
     def _refuse_session(self, decision: Decision) -> None:
-        self._relay.count_refused(decision.reason)
+        self._relay.count_refused(self, decision.reason)
         self._smtp.close(decision.reply or SERVER_FULL)
         self._flush()
 
@@ -412,7 +412,7 @@ class ClientSession(asyncio.Protocol):
                 transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
         except (OSError, ssl.SSLError, TimeoutError):
-            self._relay.count_refused(Reason.TLS_REQUIRED)
+            self._relay.count_refused(self, Reason.TLS_REQUIRED)
             transport.abort()
             self.connection_lost(None)
             return

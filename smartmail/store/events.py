@@ -51,6 +51,27 @@ class EventRow(NamedTuple):
     """Microseconds by stage."""
     version: str = __version__
 
+    def line(self) -> dict[str, str | int]:
+        """What an operator's log line says of it; addresses with their reply codes, no empty fields."""
+        said: dict[str, str | int] = {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "session": self.session,
+            "listener": self.listener,
+            "client": self.client_address,
+            "login": self.login,
+            "from": f"<{self.reverse_path}>",
+            "to": " ".join(f"<{address}>={code}" for address, code, _ in self.recipients),
+            "limit": self.limit_name,
+            "size": self.size,
+            "reply": self.reply,
+            "upstream": self.upstream,
+            "upstream_reply": "" if self.upstream_reply == self.reply else self.upstream_reply,
+            "queue_id": self.queue_id,
+            "microseconds": sum(self.timings.values()),
+        }
+        return {key: value for key, value in said.items() if value != ""}
+
 
 COLUMNS = EventRow._fields
 """The columns of `transaction_event`, less its id, in the order of the row."""

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from upstream import CAPABILITIES, Override, Upstream
-from world import HOST, PATIENCE, STANDINGS, Client, Setup, World, account, auth_plain, running, server_tls
+from upstream import CAPABILITIES, Override
+from world import PATIENCE, STANDINGS, Client, Setup, World, account, auth_plain, running
 
 from smartmail.core.limits import Limit, Mode, Scope, Unit
-from smartmail.core.smtp_events import Terms
 from smartmail.relay.upstream import Identify
 
 HERE = Path(__file__).parent
@@ -52,7 +51,7 @@ def parse(text: str) -> Script:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """"S: 250 Ok" and "account a@b closed" alike: the word, and the rest without the one blank between."""
+    """Of "S: 250 Ok" and "account a@b closed" alike: the word, and the rest without the one blank between."""
     word, _, rest = line.partition(" ")
     return word, rest
 

@@ -49,7 +49,8 @@ class _Over(Exception):
 
 @dataclass
 class Upstream:
-    """Listens on loopback. `says` of an override: a reply, with further lines after "|"; "close", "reset", "silent", "held".
+    """Listens on loopback. `says` of an override: a reply, with further lines after "|"; "close", "reset",
+    "silent", "held".
 
     Steps: connect, ehlo, mail, rcpt, data, content (when the first octets of content are here), dot, chunk, rset,
     xclient, xforward, starttls.

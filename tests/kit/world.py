@@ -4,7 +4,9 @@ import asyncio
 import base64
 import ipaddress
 import re
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -288,7 +290,10 @@ class Client:
             return b""
 
     def hang_up(self) -> None:
-        """Cut the connection."""
+        """Cut the connection, with a reset: a mere end could be a client that still reads."""
+        connection = self.writer.get_extra_info("socket")
+        if connection is not None and not self.writer.is_closing():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
