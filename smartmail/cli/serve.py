@@ -19,6 +19,7 @@ from smartmail import __version__, events
 from smartmail.cli.common import CliError, ExitCode, config_path
 from smartmail.cli.ports import check_free
 from smartmail.config import Config, ConfigError, load
+from smartmail.core.policy import Verdict
 from smartmail.intake import maildrop
 from smartmail.metrics import RelayMetrics
 from smartmail.relay.assemble import backend_of, caps_of, listeners_of, route_of, rules_of
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 SNAPSHOT_SECONDS = 10
 """Between two snapshots of the counters: what a kill -9 can lose of them."""
 FLUSH_SECONDS = 10
+GREETING_SECONDS = 10
+"""How long an upstream that takes connections and says nothing may keep us from opening our own doors."""
 
 app = typer.Typer(add_completion=False)
 
@@ -225,8 +228,9 @@ class Process:
     async def _greet_upstream(self, pool: Pool) -> None:
         """Learn what the upstream offers; it may be away now, and is tried again with each mail."""
         try:
-            pool.give_back(await pool.connect())
-        except UpstreamError:
+            async with asyncio.timeout(GREETING_SECONDS):
+                pool.give_back(await pool.connect())
+        except (UpstreamError, TimeoutError):
             return
         events.upstream_capabilities(
             address=pool.route.name, capabilities=sorted(pool.capabilities.keywords)
@@ -303,9 +307,19 @@ class Process:
         events.store_trouble(error=str(error))
 
     async def _keep_counters(self, counters: MemoryCounters, writer: EventWriter) -> None:
+        """Snapshots of the counters; and, as the same writer takes both, word of a database that takes no rows."""
+        dropped = failing = 0
         while True:
             await asyncio.sleep(SNAPSHOT_SECONDS)
             writer.store_counters(await asyncio.to_thread(encode, counters.rows()))
+            if writer.last_error and not failing:
+                events.store_trouble(error=writer.last_error, waiting_rows=writer.backlog)
+            elif failing and not writer.last_error:
+                events.store_recovered(seconds=failing)
+            failing = failing + SNAPSHOT_SECONDS if writer.last_error else 0
+            if writer.dropped > dropped:
+                events.event_rows_dropped(count=writer.dropped - dropped, total=writer.dropped)
+                dropped = writer.dropped
 
     def reload(self) -> None:
         """Read configuration and certificate again; what cannot be used is refused and the old stays in force."""
@@ -316,6 +330,7 @@ class Process:
             if fixed:
                 raise CliError(f"{', '.join(fixed)} cannot change while the relay runs", remedy="restart it")
             self.tls.reload(*self._certificate_files())
+            events.tls_reloaded(certificate=str(self.tls.certificate))
             route = route_of(config, self.maildrop.address if self.maildrop else None)
         except (ConfigError, TlsError, CliError, OSError) as error:
             metrics.reloads["refused"] += 1
@@ -326,9 +341,12 @@ class Process:
         for listener in self.relay.listeners:
             if listener.tls is not None:
                 listener.tls = self.tls.context
-        if replace(route, tls=None) != replace(self.services.pool.route, tls=None):
-            old, self.services.pool = self.services.pool, self._pool(config, self.maildrop)
-            old.retire()
+        in_force = self.services.pool.route
+        # A context equals no other; whether there is one is a setting.
+        if replace(route, tls=None) != replace(in_force, tls=None) or (route.tls is None) != (in_force.tls is None):
+            pool = self._pool(config, self.maildrop)
+            self.relay.replace_pool(pool)
+            self._spawn(self._greet_upstream(pool))
         self.services.rules = rules_of(config)
         self.relay.caps = caps_of(config)
         self.relay.rules_changed()
@@ -361,12 +379,12 @@ class Process:
 
 def _recorder(writer: EventWriter, *, level: str) -> Callable[[EventRow], None]:
     """Where a transaction's row goes: to the database, and to the log where that is listened to."""
-    if level in ("warning", "error"):
-        return writer.put
+    quiet = level in ("warning", "error")
 
     def record(row: EventRow) -> None:
         writer.put(row)
-        events.transaction(row.line())
+        if not quiet or row.verdict == Verdict.AMBIGUOUS:
+            events.transaction(row.line())
 
     return record
 
@@ -383,6 +401,6 @@ def _needs_restart(old: Config, new: Config) -> list[str]:
     """The sections that a running process cannot change."""
     fixed = ("listener", "auth", "maildrop", "store", "metrics", "log", "content")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
-    if (old.server.hostname, old.server.data_dir) != (new.server.hostname, new.server.data_dir):
-        changed.append("server.hostname or server.data_dir")
+    fixed_keys = ("hostname", "data_dir", "max_message_size", "max_errors", "max_noops", "greeting_delay_ms")
+    changed += [f"server.{key}" for key in fixed_keys if getattr(old.server, key) != getattr(new.server, key)]
     return changed

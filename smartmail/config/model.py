@@ -228,8 +228,8 @@ class ContentConfig(Section):
     """Messages are never looked into; only what ends a line is minded."""
 
     bare_newlines: Literal["reject", "normalise"] = "reject"
-    """A CR or LF alone is how messages are smuggled. reject: refuse the message with 550. normalise: make it
-    CRLF. Neither is ever passed on as it came."""
+    """A CR or LF alone is how messages are smuggled. reject: refuse the message with 550. normalise: put a
+    blank in its place (in DATA; BDAT is refused all the same). Neither is ever passed on as it came."""
 
 
 class SenderConfig(Section):

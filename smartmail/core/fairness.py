@@ -16,6 +16,14 @@ SECOND_NS = 1_000_000_000
 _V6_HOST = (1 << 64) - 1
 
 
+def client_key(address: str) -> str:
+    """What sessions and limits of one client count under: an IPv4 address, or the /64 of an IPv6 one."""
+    network = client_network(address)
+    if not network.endswith(".0/24"):
+        return network
+    return address if ":" not in address else address.rpartition(":")[2]
+
+
 def client_network(address: str) -> str:
     """The network an address counts for: "192.0.2.0/24", "2001:db8::/64"; anything else as it is.
 

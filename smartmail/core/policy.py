@@ -34,8 +34,6 @@ class Reason(StrEnum):
     RECIPIENT_UNPAID = "recipient_unpaid"
     # who and where
     AUTH_REQUIRED = "auth_required"
-    AUTH_FAILED = "auth_failed"
-    AUTH_UNAVAILABLE = "auth_unavailable"
     TLS_REQUIRED = "tls_required"
     SENDER_NOT_OWNED = "sender_not_owned"
     RELAY_DENIED = "relay_denied"

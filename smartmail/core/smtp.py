@@ -1,6 +1,7 @@
 """The server side of an SMTP conversation: bytes in -> events out, answers in -> bytes out. No I/O.
 
-Everything that affects the state of a conversation lives in this file, and every move is a row of STEPS.
+Everything that affects the state of a conversation lives in this file, and every move is a row of STEPS in
+smtp_states.py.
 
 The edge drives it so:
 
@@ -17,123 +18,38 @@ grows. RFC 5321; 3207 (STARTTLS); 4954 (AUTH); 3030 (CHUNKING); 2920 (PIPELINING
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
 from smartmail.core import smtp_replies as say
-from smartmail.core.address import AddressError, parse_path
 from smartmail.core.content import ChunkScanner, DataScanner
-from smartmail.core.esmtp import ParameterError, parse_mail_parameters, parse_rcpt_parameters
 from smartmail.core.reply import Reply, reply
+from smartmail.core.smtp_commands import from_base64, read_auth, read_chunk, read_hello, read_mail, read_rcpt
 from smartmail.core.smtp_events import (
     AuthResponse,
-    AuthStart,
     ChunkAsked,
     Content,
     ContentRefused,
     DataAsked,
     Event,
     Hello,
-    MailFrom,
     Offer,
     Quit,
-    RcptTo,
     Refused,
     StartTls,
     Terms,
     TransactionReset,
 )
+from smartmail.core.smtp_states import IN_TRANSACTION, MUST_END_GROUP, NEEDS_SILENCE, STEPS, State, Verb
 
 MAX_COMMAND_LINE: Final = 4096
 """Octets of a command line, CRLF included. RFC 5321 4.5.3.1.4 asks for 512, and each extension adds to it: SMTPUTF8
 10+, DSN ENVID 100+ and ORCPT 500, AUTH= 500."""
 MAX_AUTH_LINE: Final = 12288
 """Octets of an AUTH line, base64 included: RFC 4954 section 4."""
-MAX_CHUNK: Final = 1 << 40
-"""A BDAT size beyond this is no size."""
 
 
-class State(StrEnum):
-    """Where the conversation is."""
-
-    HELLO = "hello"  # nobody has said EHLO yet, or TLS has just started
-    READY = "ready"
-    ENVELOPE = "envelope"  # MAIL accepted
-    ADDRESSED = "addressed"  # and at least one RCPT
-    CHUNKS = "chunks"  # between two BDAT chunks
-    AUTHENTICATING = "authenticating"
-    CONTENT = "content"  # DATA octets
-    CHUNK = "chunk"  # octets of one BDAT chunk
-    CLOSED = "closed"
-
-
-class Verb(StrEnum):
-    """The commands."""
-
-    HELO = "HELO"
-    EHLO = "EHLO"
-    STARTTLS = "STARTTLS"
-    AUTH = "AUTH"
-    MAIL = "MAIL"
-    RCPT = "RCPT"
-    DATA = "DATA"
-    BDAT = "BDAT"
-    RSET = "RSET"
-    NOOP = "NOOP"
-    VRFY = "VRFY"
-    HELP = "HELP"
-    QUIT = "QUIT"
-
-
-_ANYWHERE: Final[Mapping[Verb, None]] = dict.fromkeys((Verb.NOOP, Verb.VRFY, Verb.HELP, Verb.QUIT))
-
-STEPS: Final[Mapping[State, Mapping[Verb, State | None]]] = {
-    # state, then: verb -> state after a positive answer; None: stays where it is. A verb that is missing is out of
-    # order there (503). After a negative answer the state stays, but for DATA and BDAT: their transaction is over.
-    State.HELLO: {
-        **_ANYWHERE,
-        Verb.HELO: State.READY,
-        Verb.EHLO: State.READY,
-        Verb.RSET: None,
-    },
-    State.READY: {
-        **_ANYWHERE,
-        Verb.HELO: State.READY,
-        Verb.EHLO: State.READY,
-        Verb.STARTTLS: State.HELLO,
-        Verb.AUTH: State.READY,
-        Verb.MAIL: State.ENVELOPE,
-        Verb.RSET: State.READY,
-    },
-    State.ENVELOPE: {
-        **_ANYWHERE,
-        Verb.HELO: State.READY,
-        Verb.EHLO: State.READY,
-        Verb.RCPT: State.ADDRESSED,
-        Verb.RSET: State.READY,
-    },
-    State.ADDRESSED: {
-        **_ANYWHERE,
-        Verb.HELO: State.READY,
-        Verb.EHLO: State.READY,
-        Verb.RCPT: State.ADDRESSED,
-        Verb.DATA: State.CONTENT,
-        Verb.BDAT: State.CHUNK,
-        Verb.RSET: State.READY,
-    },
-    State.CHUNKS: {
-        **_ANYWHERE,
-        Verb.HELO: State.READY,
-        Verb.EHLO: State.READY,
-        Verb.BDAT: State.CHUNK,
-        Verb.RSET: State.READY,
-    },
-}
-
-IN_TRANSACTION: Final = frozenset({State.ENVELOPE, State.ADDRESSED, State.CHUNKS})
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
-_MUST_END_GROUP: Final = frozenset({Verb.EHLO, Verb.HELO, Verb.STARTTLS, Verb.DATA})
 
 
 class Session:
@@ -266,7 +182,7 @@ class Session:
 
     def discard(self, answer: Reply) -> None:
         """The content has nowhere to go: swallow what is left of it, then say `answer`."""
-        if self._discard is None:
+        if self._discard is None and self.in_content:
             self._discard = answer
 
     def tls_started(self) -> None:
@@ -379,17 +295,15 @@ class Session:
         verb, handler = entry
         if verb not in STEPS[self.state]:
             return self._out_of_order(verb, argument)
-        if verb in _MUST_END_GROUP and self._buffer and (not self.greeted or verb in _NEEDS_SILENCE):
+        if verb in MUST_END_GROUP and self._buffer and (not self.greeted or verb in NEEDS_SILENCE):
             return self._refuse_and_close(say.EARLY_TALK)
         self._verb = verb
         return handler(self, argument)
 
     def _out_of_order(self, verb: Verb, argument: bytes) -> Event | None:
-        if verb is Verb.BDAT and (size := _chunk_size(argument)) is not None:
+        if verb is Verb.BDAT and (size := read_chunk(argument)) is not None:
             # RFC 3030 section 2: the octets of a refused chunk come all the same
-            return self._swallow_chunk(
-                size[0], say.NEED_RCPT if self.state is State.ENVELOPE else say.NEED_MAIL
-            )
+            return self._swallow_chunk(size[0], say.NEED_RCPT if self.state is State.ENVELOPE else say.NEED_MAIL)
         if self.state is State.HELLO:
             return self._refuse(say.SAY_HELLO)
         if verb is Verb.MAIL:
@@ -411,13 +325,13 @@ class Session:
         return self._hello(argument, extended=True)
 
     def _hello(self, argument: bytes, *, extended: bool) -> Event | None:
-        name = argument.strip()
-        if not name or b" " in name or len(name) > 255 or not name.isascii():
-            return self._refuse(say.BAD_HELLO)
+        name = read_hello(argument)
+        if isinstance(name, Reply):
+            return self._refuse(name)
         if self.greeted and (ended := self._count_noop()) is not None:
             return ended
         self.waiting = True
-        return Hello(name.decode("ascii"), extended, self.state in IN_TRANSACTION)
+        return Hello(name, extended, self.state in IN_TRANSACTION)
 
     def _starttls(self, argument: bytes) -> Event | None:
         if self.tls:
@@ -431,24 +345,12 @@ class Session:
         return StartTls()
 
     def _auth(self, argument: bytes) -> Event | None:
-        offer = self.offer
-        if self.authenticated:
-            return self._refuse(say.ALREADY_AUTHENTICATED)
-        if not offer.mechanisms:
-            return self._refuse(say.TLS_FIRST if offer.auth_needs_tls else say.NOT_HERE)
-        mechanism, _, initial = argument.strip().partition(b" ")
-        name = mechanism.decode("ascii", "replace").upper()
-        if name not in offer.mechanisms:
-            return self._refuse(say.UNKNOWN_MECHANISM)
-        octets = None
-        if initial:
-            # RFC 4954 section 4: "=" is an initial response of no octets
-            octets = b"" if initial == b"=" else _from_base64(initial)
-            if octets is None:
-                return self._refuse(say.BAD_BASE64)
+        start = say.ALREADY_AUTHENTICATED if self.authenticated else read_auth(argument, self.offer)
+        if isinstance(start, Reply):
+            return self._refuse(start)
         self.waiting = True
         self.state = State.AUTHENTICATING
-        return AuthStart(name, octets)
+        return start
 
     def _response(self, line: bytes) -> Event | None:
         """A line within an AUTH exchange."""
@@ -460,7 +362,7 @@ class Session:
             return self._cancel(say.AUTH_LINE_TOO_LONG)
         if line == b"*":
             return self._cancel(say.AUTH_CANCELLED)
-        octets = _from_base64(line)
+        octets = from_base64(line)
         if octets is None:
             return self._cancel(say.BAD_BASE64)
         self.waiting = True
@@ -472,34 +374,21 @@ class Session:
         return AuthResponse(None)
 
     def _mail(self, argument: bytes) -> Event | None:
-        if argument[:5].upper() != b"FROM:":
-            return self._refuse(say.BAD_PATH)
-        try:
-            extensions = self.offer.extensions
-            utf8 = not argument.isascii() and b"SMTPUTF8" in argument.upper() and "SMTPUTF8" in extensions
-            sender, rest = parse_path(argument[5:], sender=True, utf8=utf8)
-            parameters = parse_mail_parameters(rest, extensions)
-        except (AddressError, ParameterError) as error:
-            return self._refuse(error.reply)
-        if parameters.size > self.terms.max_size:
+        mail = read_mail(argument, self.offer.extensions)
+        if isinstance(mail, Reply):
+            return self._refuse(mail)
+        if mail.parameters.size > self.terms.max_size:
             return self._refuse(say.TOO_LARGE)
         self.waiting = True
-        self._utf8 = parameters.utf8
-        return MailFrom(sender, parameters)
+        self._utf8 = mail.parameters.utf8
+        return mail
 
     def _rcpt(self, argument: bytes) -> Event | None:
-        if argument[:3].upper() != b"TO:":
-            return self._refuse(say.BAD_PATH)
-        try:
-            extensions = self.offer.extensions
-            recipient, rest = parse_path(argument[3:], sender=False, utf8=self._utf8)
-            parameters = parse_rcpt_parameters(rest, extensions)
-        except (AddressError, ParameterError) as error:
-            return self._refuse(error.reply)
-        if recipient is None:
-            return self._refuse(say.BAD_PATH)
+        rcpt = read_rcpt(argument, self.offer.extensions, utf8=self._utf8)
+        if isinstance(rcpt, Reply):
+            return self._refuse(rcpt)
         self.waiting = True
-        return RcptTo(recipient, parameters)
+        return rcpt
 
     def _data_command(self, argument: bytes) -> Event | None:
         if argument:
@@ -508,7 +397,7 @@ class Session:
         return DataAsked()
 
     def _bdat(self, argument: bytes) -> Event | None:
-        size = _chunk_size(argument)
+        size = read_chunk(argument)
         if size is None:
             return self._refuse(say.BAD_CHUNK)
         if not self.offer.chunking:
@@ -547,9 +436,9 @@ class Session:
         open_transaction = self.state in IN_TRANSACTION
         self._say(say.OK)
         self._move()
-        if open_transaction:
-            return TransactionReset()
-        return self._count_noop()
+        # Counted in a transaction too: MAIL and RSET without an end cost us a record each.
+        ended = self._count_noop()
+        return TransactionReset() if ended is None and open_transaction else ended
 
     def _noop(self, argument: bytes) -> Event | None:
         self._say(say.OK)
@@ -668,7 +557,6 @@ class Session:
 
 _ALLOWANCE: Final = 1024
 """Octets by which DATA may pass the size limit: dot-stuffing is no part of a message's size (RFC 1870 section 3)."""
-_NEEDS_SILENCE: Final = frozenset({Verb.STARTTLS, Verb.DATA})
 
 _COMMANDS: Final[Mapping[bytes, tuple[Verb, Callable[[Session, bytes], Event | None]]]] = {
     b"HELO": (Verb.HELO, Session._helo),
@@ -691,18 +579,3 @@ _COMMANDS: Final[Mapping[bytes, tuple[Verb, Callable[[Session, bytes], Event | N
 def _hello(hostname: str, keywords: tuple[str, ...]) -> Reply:
     """The answer to EHLO, the same for every client until the offer changes; rendered once."""
     return reply(250, "", hostname, *keywords)
-
-
-def _from_base64(text: bytes) -> bytes | None:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except binascii.Error:
-        return None
-
-
-def _chunk_size(argument: bytes) -> tuple[int, bool] | None:
-    """Read "size [LAST]" (RFC 3030 section 2)."""
-    size, _, last = argument.strip().partition(b" ")
-    if not size.isdigit() or len(size) > 13 or last.strip().upper() not in (b"", b"LAST"):
-        return None
-    return (int(size), bool(last.strip())) if int(size) <= MAX_CHUNK else None

@@ -29,9 +29,7 @@ BAD_CHUNK: Final = reply(501, "5.5.4", "Syntax: BDAT size [LAST]")
 EARLY_TALK: Final = reply(554, "5.5.0", "Data was sent before the reply that it had to wait for")
 ALREADY_TLS: Final = reply(503, "5.5.1", "TLS is already active")
 ALREADY_AUTHENTICATED: Final = reply(503, "5.5.1", "Already authenticated")
-TLS_FIRST: Final = reply(
-    538, "5.7.11", "Send STARTTLS first: passwords are only taken over an encrypted connection"
-)
+TLS_FIRST: Final = reply(538, "5.7.11", "Send STARTTLS first: passwords are only taken over an encrypted connection")
 UNKNOWN_MECHANISM: Final = reply(504, "5.5.4", "Authentication mechanism not available")
 BAD_BASE64: Final = reply(501, "5.5.2", "Cannot decode base64")
 AUTH_CANCELLED: Final = reply(501, "5.7.0", "Authentication cancelled")

@@ -46,6 +46,11 @@ class Identity(NamedTuple):
     destination_port: int
 
 
+def hello_name(identity: Identity) -> str:
+    """The client's HELO name, if another server may be told it as it is; else ""."""
+    return identity.helo if _HELO_NAME.fullmatch(identity.helo) and len(identity.helo) <= MAX_VALUE else ""
+
+
 def xclient_command(identity: Identity, offered: frozenset[str]) -> bytes:
     """The XCLIENT command that makes the upstream see `identity`, CRLF included; b"" if nothing is offered.
 

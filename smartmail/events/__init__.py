@@ -134,12 +134,15 @@ def upstream_capabilities(*, address: str, capabilities: Sequence[str], identity
     _emit(logging.INFO, "upstream_capabilities", "upstream offers", fields)
 
 
-def auth_backend(connected: bool, why: str) -> None:  # noqa: FBT001  the signature of Dovecot's on_change
-    """Dovecot's authentication socket came or went; without it nobody can log in to send."""
-    if connected:
-        _emit(logging.INFO, "auth_backend", "authentication backend is up", {})
-    else:
-        _emit(logging.WARNING, "auth_backend", "authentication backend is down", {"reason": why})
+def auth_backend_up(*, socket: str) -> None:
+    """Dovecot's authentication socket answers (again)."""
+    _emit(logging.INFO, "auth_backend_up", "authentication backend is up", {"socket": socket})
+
+
+def auth_backend_down(*, socket: str, reason: str) -> None:
+    """Dovecot's authentication socket is gone: nobody can log in to send but who did a short while ago."""
+    fields: dict[str, Field] = {"socket": socket, "reason": reason}
+    _emit(logging.WARNING, "auth_backend_down", "authentication backend is down", fields)
 
 
 # Clients
@@ -199,14 +202,14 @@ def loop_fault(_loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) 
 
 
 def store_trouble(*, error: str, waiting_rows: int = 0) -> None:
-    """The database takes no rows; they wait in memory."""
+    """The database cannot be read or written; rows wait in memory, the accounts read last stay in force."""
     fields: dict[str, Field] = {"error": error, "waiting_rows": waiting_rows}
-    _emit(logging.ERROR, "store_trouble", "the database cannot be written", fields)
+    _emit(logging.ERROR, "store_trouble", "the database cannot be used", fields)
 
 
 def store_recovered(*, seconds: int = 0) -> None:
     """The database takes rows again. seconds: how long it did not."""
-    _emit(logging.WARNING, "store_recovered", "the database can be written again", {"after_seconds": seconds})
+    _emit(logging.WARNING, "store_recovered", "the database can be used again", {"after_seconds": seconds})
 
 
 def event_rows_dropped(*, count: int, total: int = 0) -> None:

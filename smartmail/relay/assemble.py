@@ -41,7 +41,15 @@ def backend_of(config: Config, lookup: Callable[[str], Credential | None]) -> Ba
         from smartmail.relay.dovecot import DovecotBackend, DovecotSettings
 
         asked = DovecotSettings(cache_seconds=auth.cache_seconds, max_waiting=auth.max_waiting)
-        return DovecotBackend(str(auth.socket), asked, on_change=events.auth_backend)
+        socket = str(auth.socket)
+
+        def changed(connected: bool, why: str) -> None:
+            if connected:
+                events.auth_backend_up(socket=socket)
+            else:
+                events.auth_backend_down(socket=socket, reason=why)
+
+        return DovecotBackend(socket, asked, on_change=changed)
     settings = AuthSettings(workers=auth.workers, max_waiting=auth.max_waiting, cache_seconds=auth.cache_seconds)
     return LocalBackend(lookup, settings)
 

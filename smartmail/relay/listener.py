@@ -7,11 +7,11 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from smartmail.config import ListenerConfig, TcpAddress
 from smartmail.config.values import Network
-from smartmail.core.fairness import client_network
+from smartmail.core.fairness import client_key
 from smartmail.core.policy import Door
 from smartmail.core.proxy import ProxyError, ProxyHeader, ProxyParser
 from smartmail.core.reply import Reply, reply
@@ -25,13 +25,22 @@ RECEIVE_BUFFER: Final = 131_072
 """Octets the kernel keeps for a client that sends faster than the upstream takes; we hold as much once more. Bounds
 the memory of a session, and its speed to 1.3 MB/s over a line of 100 ms."""
 PROXY_HEADER_SIZE: Final = 4096
+MAX_INTRODUCED: Final = 1000
+"""Connections whose PROXY header or TLS handshake is awaited; more are closed."""
 _BOTH_SIDES: Final = ("8BITMIME", "SMTPUTF8", "DSN", "CHUNKING")
 """Extensions that change what the upstream is told: offered only where it offers them."""
 MAX_CLIENTS: Final = 10_000
 """Addresses whose network and trust are kept; all are forgotten when there are more."""
 NOTHING: Final = Offer()
 
-Peer = tuple[str, int]
+Address = tuple[str, int]
+
+
+class Peer(NamedTuple):
+    """Who connected, and to where; as a PROXY header says, or as the socket does."""
+
+    client: Address
+    here: Address
 
 
 @dataclass(slots=True)
@@ -44,12 +53,12 @@ class Listener:
     greeting_delay: float = 0.0
     sockets: list[socket.socket] = field(default_factory=list)
     banner: Reply = field(init=False)
-    _offers: dict[tuple[bool, bool], tuple[Capabilities, tuple[str, ...], Offer]] = field(
+    _offers: dict[tuple[bool, bool, int], tuple[Capabilities, tuple[str, ...], Offer]] = field(
         default_factory=dict
     )
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _server: asyncio.Server | None = None
-    _bound: Peer | None = None
+    _bound: Address | None = None
     """The address of every session here, where the listener is bound to one and not to all."""
     _clients: dict[str, tuple[str, bool]] = field(default_factory=dict)
     _doors: dict[tuple[bool, Rules], Door] = field(default_factory=dict)
@@ -71,13 +80,13 @@ class Listener:
         return self.config.role == "submission"
 
     def know(self, address: str, rules: Rules) -> tuple[str, Door]:
-        """The network that a client at `address` counts under, and what this listener asks of it."""
+        """What a client at `address` counts under, and what this listener asks of it."""
         known = self._clients.get(address)
         if known is None:
             if len(self._clients) >= MAX_CLIENTS:
                 self._clients.clear()
             trusted = not self.submission and _within(address, self.config.trusted_networks)
-            known = self._clients[address] = (client_network(address), trusted)
+            known = self._clients[address] = (client_key(address), trusted)
         return known[0], self._door(rules, trusted=known[1])
 
     def _door(self, rules: Rules, *, trusted: bool) -> Door:
@@ -94,7 +103,7 @@ class Listener:
             )
         return door
 
-    def local_address(self, transport: asyncio.BaseTransport | None) -> Peer:
+    def local_address(self, transport: asyncio.BaseTransport | None) -> Address:
         """Where the client connected to, for XCLIENT's DESTADDR and DESTPORT."""
         if self._bound is not None:
             return self._bound
@@ -107,11 +116,13 @@ class Listener:
         if self.submission and not session.authenticated:
             mechanisms = services.backend.offered(secured=session.tls or self.config.tls == "none")
         capabilities = services.pool.capabilities
-        key = (session.tls, session.authenticated)
+        key = (session.tls, session.authenticated, services.rules.max_recipients)
         cached = self._offers.get(key)
         if cached is not None and cached[0] is capabilities and cached[1] == mechanisms:
             return cached[2]
         offer = self._make_offer(session, services, mechanisms)
+        if len(self._offers) > 16:  # of rules that are no more
+            self._offers.clear()
         self._offers[key] = (capabilities, mechanisms, offer)
         return offer
 
@@ -154,6 +165,9 @@ class Listener:
         loop = asyncio.get_running_loop()
         endpoint = self.config.endpoint
         context = self.tls if self.config.tls == "implicit" else None
+        if context is not None:
+            # The server keeps the context that it was opened with; a reload brings another one.
+            context.sni_callback = self._renew_certificate
         if self.config.proxy_protocol_from:
             sock = _bind(endpoint.host, endpoint.port)
             self.sockets = [sock]
@@ -174,6 +188,11 @@ class Listener:
         if len(self.sockets) == 1 and endpoint.host not in ("0.0.0.0", "::"):  # noqa: S104  compared, not bound
             name = self.sockets[0].getsockname()
             self._bound = (name[0], name[1])
+
+    def _renew_certificate(self, tls: ssl.SSLObject, name: str | None, began_with: ssl.SSLContext) -> None:
+        """Called in each handshake, whether the client names a server or not."""
+        if self.tls is not None and self.tls is not began_with:
+            tls.context = self.tls
 
     @property
     def bound(self) -> str:
@@ -205,6 +224,9 @@ class Listener:
                 on_fault(f"accept: {error}")
                 await asyncio.sleep(0.1)
                 continue
+            if len(self._tasks) > MAX_INTRODUCED:
+                client.close()
+                continue
             client.setblocking(False)
             task = loop.create_task(self._introduce(client, address, context, protocol))
             self._tasks.add(task)
@@ -218,19 +240,27 @@ class Listener:
         protocol: Callable[[Peer | None], asyncio.Protocol],
     ) -> None:
         """Read the PROXY header if the client is a load balancer of ours, then begin the session."""
-        peer: Peer = (address[0], address[1])
         loop = asyncio.get_running_loop()
         try:
-            if _within(peer[0], self.config.proxy_protocol_from):
+            peer = Peer((address[0], address[1]), client.getsockname()[:2])
+            if _within(address[0], self.config.proxy_protocol_from):
                 async with asyncio.timeout(PROXY_HEADER_SECONDS):
                     header = await _read_header(client)
-                peer = header.source or peer
+                if header.source is not None:
+                    peer = Peer(header.source, header.destination or peer.here)
             await loop.connect_accepted_socket(
                 lambda: protocol(peer), client, ssl=context, ssl_handshake_timeout=30 if context else None
             )
         except (ProxyError, OSError, TimeoutError, ssl.SSLError):
-            with contextlib.suppress(OSError):
-                client.close()
+            _close(client)
+        except asyncio.CancelledError:
+            _close(client)
+            raise
+
+
+def _close(client: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        client.close()
 
 
 async def _read_header(client: socket.socket) -> ProxyHeader:

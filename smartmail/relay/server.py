@@ -26,6 +26,7 @@ from smartmail.relay.session import (
     TOO_MANY_SESSIONS,
     ClientSession,
 )
+from smartmail.relay.upstream import Pool
 from smartmail.store.directory import Directory
 
 MAX_BUDGETS: Final = 20_000
@@ -55,6 +56,8 @@ class Relay:
         self._by_network: Counter[str] = Counter()
         self._by_account: dict[int, set[ClientSession]] = {}
         self._budgets: dict[tuple[int, str], Budget] = {}
+        self._retired: list[Pool] = []
+        """Pools that mails of before a reload still use."""
         self._octets_there = bytearray(4)
         self._boot = secrets.token_hex(3)
         self._numbers = itertools.count(1)
@@ -97,6 +100,10 @@ class Relay:
         for session in tuple(self._sessions):
             session.sweep(now)
         self.services.pool.sweep(now)
+        if self._retired:
+            for pool in self._retired:
+                pool.sweep(now)
+            self._retired = [pool for pool in self._retired if pool.size[0]]
         self.services.counters.expire(self.services.clock.now_ns())
 
     # what sessions ask
@@ -128,13 +135,18 @@ class Relay:
         self._by_network[session.network] -= 1
         if not self._by_network[session.network]:
             del self._by_network[session.network]
-        if session.account is not None:
-            same = self._by_account.get(session.account.id, set())
-            same.discard(session)
-            if not same:
-                self._by_account.pop(session.account.id, None)
+        self.log_out(session)
         if not self._sessions:
             self._emptied.set()
+
+    def log_out(self, session: ClientSession) -> None:
+        """The session speaks for no account any more."""
+        if session.account is None:
+            return
+        same = self._by_account.get(session.account.id, set())
+        same.discard(session)
+        if not same:
+            self._by_account.pop(session.account.id, None)
 
     def logged_in(self, session: ClientSession, result: AuthResult) -> Reply:
         """What a finished AUTH comes to: the backend knows the password, the policy knows the standing."""
@@ -154,8 +166,7 @@ class Relay:
             return LOGIN_UNKNOWN
         account = credential.account
         decision = at_login(account)
-        same = self._by_account.setdefault(account.id, set())
-        if decision.accepted and len(same) >= self.caps.per_account:
+        if decision.accepted and len(self._by_account.get(account.id, ())) >= self.caps.per_account:
             decision = Decision(Verdict.DEFERRED, Reason.TOO_MANY_SESSIONS, TOO_MANY_LOGINS)
         if not decision.accepted:
             answer = decision.reply or result.reply
@@ -165,7 +176,8 @@ class Relay:
                 return reply(454, "4.7.0", *answer.lines)
             return answer
         metrics.logins[Outcome.OK.value] += 1
-        same.add(session)
+        self.log_out(session)
+        self._by_account.setdefault(account.id, set()).add(session)
         session.log_in(account)
         return result.reply
 
@@ -223,6 +235,12 @@ class Relay:
             for session in tuple(self._by_account[id_]):
                 session.account_changed(account)
 
+    def replace_pool(self, pool: Pool) -> None:
+        """Mails from now on go by `pool`; those on their way end where they are."""
+        former, self.services.pool = self.services.pool, pool
+        pool.take_over(former)
+        self._retired.append(former)
+
     def rules_changed(self) -> None:
         """`services.rules` was replaced: new charges from the next mail on."""
         self._budgets.clear()
@@ -246,7 +264,8 @@ class Relay:
             session.abort()
         if self._timer is not None:
             self._timer.cancel()
-        self.services.pool.close()
+        for pool in (self.services.pool, *self._retired):
+            pool.close()
         return len(left)
 
 

@@ -33,7 +33,7 @@ from smartmail.relay.auth import AuthResult, Exchange, MechanismNotOfferedError,
 from smartmail.relay.transaction import Transaction
 
 if TYPE_CHECKING:
-    from smartmail.relay.listener import Listener
+    from smartmail.relay.listener import Listener, Peer
     from smartmail.relay.server import Relay
 
 READ_HIGH: Final = 65536
@@ -41,6 +41,8 @@ READ_HIGH: Final = 65536
 GRACE_SECONDS: Final = 30
 """How long content may come slower than the rate floor before the rate counts."""
 HANDSHAKE_SECONDS: Final = 30
+FAREWELL_SECONDS: Final = 30
+"""How long a client may take to read our last words."""
 
 TIMED_OUT: Final = reply(421, "4.4.2", "Nothing heard for too long; closing the connection")
 DRAINING: Final = reply(421, "4.3.2", "The server is shutting down; try again later")
@@ -58,6 +60,7 @@ class ClientSession(asyncio.Protocol):
 
     __slots__ = (
         "_auth_task",
+        "_client",
         "_content_octets",
         "_exchange",
         "_ends_after_mail",
@@ -89,10 +92,11 @@ class ClientSession(asyncio.Protocol):
         "transaction",
     )
 
-    def __init__(self, relay: "Relay", listener: "Listener", peer: tuple[str, int] | None = None) -> None:
+    def __init__(self, relay: "Relay", listener: "Listener", peer: "Peer | None" = None) -> None:
         """peer: the client as a PROXY header named it; None: ask the socket."""
         self._relay = relay
         self._peer = peer
+        self._client = ("", 0)
         self.listener = listener
         self.services = relay.services
         self.rules = relay.services.rules
@@ -134,8 +138,8 @@ class ClientSession(asyncio.Protocol):
         """The client as the upstream is to know it."""
         identity = self._identity
         if identity is None:
-            address, port = self._peer or ("", 0)
-            here = self.listener.local_address(self._transport)
+            address, port = self._client
+            here = self._peer.here if self._peer is not None else self.listener.local_address(self._transport)
             proto = "ESMTP" if self._smtp.extended else "SMTP"
             identity = self._identity = Identity("", address, port, proto, self.helo, self.login, *here)
         return identity
@@ -147,14 +151,25 @@ class ClientSession(asyncio.Protocol):
         self._identity = None
         self.budget = self._relay.budget_of(account, self.network)
 
+    def _log_out(self) -> None:
+        """What was said before TLS may have been said by anybody (RFC 3207 section 4.2)."""
+        self._relay.log_out(self)
+        self.account = None
+        self.login = ""
+        self._identity = None
+        self.budget = self._relay.budget_of(None, self.network)
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         relay = self._relay
-        address, port = self._peer or transport.get_extra_info("peername")[:2]
-        self._peer = (address, port)
-        self.network, self.door = self.listener.know(address, self.rules)
+        peer = self._peer.client if self._peer is not None else transport.get_extra_info("peername")
+        if peer is None:  # reset before it was accepted: the system has forgotten who it was
+            self._transport.abort()
+            return
+        self._client = (peer[0], peer[1])
+        self.network, self.door = self.listener.know(peer[0], self.rules)
         self.session_id = relay.next_session_id()
         if tls := transport.get_extra_info("ssl_object"):
             self._note_tls(tls)
@@ -166,16 +181,20 @@ class ClientSession(asyncio.Protocol):
             self._refuse_session(refusal)
         elif delay := self.listener.greeting_delay:
             asyncio.get_running_loop().call_later(delay, self._greet)
-        elif not (self.tls_name or self.door.trusted) and relay.talks_already(transport.get_extra_info("socket").fileno()):
+        elif not (self.tls_name or self.door.trusted) and relay.talks_already(
+            transport.get_extra_info("socket").fileno()
+        ):
             self._refuse_session(Decision(Verdict.REJECTED, Reason.EARLY_TALK, EARLY_TALK))
         else:
             self._greet()
 
     def data_received(self, data: bytes) -> None:
+        if self._smtp.in_content:
+            self._content_octets += len(data)
         self._smtp.receive(data)
         if self._smtp.waiting:
             if self._smtp.backlog > READ_HIGH:
-                self._pause(waiting=True)
+                self._pause(_FOR_BACKLOG)
             return
         self._pump()
 
@@ -197,10 +216,10 @@ class ClientSession(asyncio.Protocol):
         self._smtp.close(DRAINING)
 
     def pause_writing(self) -> None:
-        self._pause(waiting=False)
+        self._pause(_FOR_WRITING)
 
     def resume_writing(self) -> None:
-        self._resume()
+        self._resume(_FOR_WRITING)
 
     # what the relay tells
 
@@ -231,14 +250,20 @@ class ClientSession(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Once a second: has the client been silent, or too slow, for too long?"""
-        if self._smtp.in_content and not self._paused and not self._smtp.waiting:
+        if self._smtp.closed:
+            if now - self.heard > FAREWELL_SECONDS:
+                self.abort()
+            return
+        if self._smtp.waiting or self._paused & _FOR_UPSTREAM:
+            return
+        if self._smtp.in_content:
             self._reading_seconds += 1
             late = self._reading_seconds - GRACE_SECONDS
             if late > 0 and self._content_octets < late * self.rules.min_data_rate:
                 self._cut(Loss.CLIENT_SLOW, CLIENT_TOO_SLOW, Reason.TOO_SLOW)
                 return
         patience = self.rules.block_seconds if self._smtp.in_content else self.rules.command_seconds
-        if now - self.heard > patience and not self._smtp.waiting and not self._paused:
+        if now - self.heard > patience:
             self._cut(Loss.CLIENT_SLOW, TIMED_OUT, Reason.TIMEOUT)
 
     @property
@@ -262,12 +287,12 @@ class ClientSession(asyncio.Protocol):
         """Answer the command that waits."""
         smtp = self._smtp
         smtp.answer(answer)
+        self.heard = self._relay.tick.now
         if answer.code >= 400:
             self._note_refusal()
         if smtp.backlog or self.ending is not None or self._paused:
             self._pump()
         elif not self._pumping:
-            self.heard = self._relay.tick.now
             self._flush()
 
     def go_ahead(self, answer: Reply) -> bool:
@@ -284,9 +309,9 @@ class ClientSession(asyncio.Protocol):
     def hold(self, *, reading: bool) -> None:
         """Stop or go on reading content: the upstream is slow."""
         if reading:
-            self._resume()
+            self._resume(_FOR_UPSTREAM)
         else:
-            self._pause(waiting=False)
+            self._pause(_FOR_UPSTREAM)
 
     def fault(self, error: BaseException) -> Reply:
         """A fault of ours: log it, return 451 with its reference."""
@@ -308,6 +333,7 @@ class ClientSession(asyncio.Protocol):
             return
         self._pumping = True
         smtp = self._smtp
+        moved = False
         try:
             while True:
                 if self.ending is not None:  # also between commands that came in one go
@@ -315,14 +341,16 @@ class ClientSession(asyncio.Protocol):
                 event = smtp.next_event()
                 if event is None:
                     break
+                moved = True
                 _HANDLERS[type(event)](self, event)
         except Exception as error:  # our fault is never the client's 5xx, nor the end of the process
             self._break(error)
         finally:
             self._pumping = False
-        self.heard = self._relay.tick.now
+        if moved or not smtp.backlog:  # a part of a line is no progress: it would make the time for a command endless
+            self.heard = self._relay.tick.now
         if self._paused & _FOR_BACKLOG and not smtp.waiting:
-            self._resume_backlog()
+            self._resume(_FOR_BACKLOG)
         self._flush()
 
     def _flush(self) -> None:
@@ -359,21 +387,18 @@ class ClientSession(asyncio.Protocol):
         self._smtp.close(decision.reply or SERVER_FULL)
         self._flush()
 
-    def _pause(self, *, waiting: bool) -> None:
+    def _pause(self, why: int) -> None:
         if not self._paused and self._transport is not None:
             self._transport.pause_reading()
-        self._paused |= _FOR_BACKLOG if waiting else _FOR_WRITING
+        self._paused |= why
 
-    def _resume(self) -> None:
-        self._paused &= ~_FOR_WRITING
+    def _resume(self, why: int) -> None:
+        if not self._paused & why:
+            return
+        self._paused &= ~why
         if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             self.heard = self._relay.tick.now
-
-    def _resume_backlog(self) -> None:
-        self._paused &= ~_FOR_BACKLOG
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
 
     def _note_refusal(self) -> None:
         self._refused_recipients += 1
@@ -390,7 +415,7 @@ class ClientSession(asyncio.Protocol):
     def _on_hello(self, event: Hello) -> None:
         if event.ends_transaction:
             self._reset()
-        self.rules = self.services.rules
+        self._renew_rules()
         self.helo = event.name
         self._identity = None
         self._smtp.greet(self.listener.offer(self._smtp, self.services), extended=event.extended)
@@ -422,9 +447,10 @@ class ClientSession(asyncio.Protocol):
             self.connection_lost(None)
             return
         self._transport = secured
+        self._paused = 0
         self._note_tls(secured.get_extra_info("ssl_object"))
         self.helo = ""
-        self._identity = None
+        self._log_out()
         self._smtp.offer = self.listener.no_offer
         self._smtp.tls_started()
         self.heard = self._relay.tick.now
@@ -470,7 +496,10 @@ class ClientSession(asyncio.Protocol):
             result = AuthResult(Outcome.TEMPORARY)
         finally:
             self._auth_task = None
-        self._auth_answered(result)
+        try:
+            self._auth_answered(result)
+        except Exception as error:  # as in _pump: the client must hear of it, and the loop must not
+            self._break(error)
         self._pump()
 
     def _auth_answered(self, result: Challenge | AuthResult) -> None:
@@ -490,10 +519,15 @@ class ClientSession(asyncio.Protocol):
             self._auth_task = None
 
     def _on_mail(self, event: MailFrom) -> None:
-        self.rules = self.services.rules
+        self._renew_rules()
         self._content_octets = 0
         self.transaction = Transaction(self, event)
         self.transaction.begin()
+
+    def _renew_rules(self) -> None:
+        if self.rules is not self.services.rules:
+            self.rules = self.services.rules
+            _, self.door = self.listener.know(self._client[0], self.rules)
 
     def _last_words(self) -> Reply:
         """Of a transaction that has ended before the client could know: each further command hears the same."""
@@ -517,6 +551,7 @@ class ClientSession(asyncio.Protocol):
     def _on_chunk(self, event: ChunkAsked) -> None:
         self._last_chunk = event.last
         self._reading_seconds = 0
+        self._content_octets = self._smtp.backlog
         transaction = self.transaction
         if transaction is not None and not transaction.done:
             transaction.chunk(event)
@@ -526,16 +561,13 @@ class ClientSession(asyncio.Protocol):
             self._smtp.answer(self._last_words())
 
     def _on_content(self, event: Content) -> None:
-        self._content_octets += len(event.octets)
         if self.transaction is not None:
             self.transaction.content(event, last=self._last_chunk)
 
     def _on_content_refused(self, event: ContentRefused) -> None:
         if self.transaction is not None:
             too_large = event.reply.code == 552
-            self.transaction.refuse_content(
-                event.reply, Reason.MESSAGE_TOO_LARGE if too_large else Reason.BAD_CONTENT
-            )
+            self.transaction.refuse_content(event.reply, Reason.MESSAGE_TOO_LARGE if too_large else Reason.BAD_CONTENT)
 
     def _on_reset(self, event: TransactionReset) -> None:
         self._reset()
@@ -554,8 +586,9 @@ class ClientSession(asyncio.Protocol):
             transaction.reset()
 
 
-_FOR_BACKLOG: Final = 1
-_FOR_WRITING: Final = 2
+_FOR_BACKLOG: Final = 1  # an answer is due, and much has come meanwhile
+_FOR_WRITING: Final = 2  # the client doesn't read what it is told
+_FOR_UPSTREAM: Final = 4  # the upstream doesn't read content
 
 
 def _reason_of(farewell: Reply) -> Reason:

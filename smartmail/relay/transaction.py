@@ -38,9 +38,8 @@ from smartmail.store.events import EventRow
 
 SENDER_OK: Final = reply(250, "2.1.0", "Ok")
 _SIZE: Final = re.compile(rb" SIZE=[0-9]+")
-UPSTREAM_CLOSING: Final = reply(
-    451, "4.3.2", "The mail server behind this one is shutting down; try again later"
-)
+UPSTREAM_CLOSING: Final = reply(451, "4.3.2", "The mail server behind this one is shutting down; try again later")
+NO_CHUNKS: Final = reply(451, "4.3.3", "The mail server behind this one takes no BDAT for now; say EHLO and try again")
 
 
 class Client(Protocol):
@@ -168,6 +167,7 @@ class Transaction:
             connection.send(recipient.command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
             return
         self._last = time.perf_counter_ns()
+        self._pool = self._services.pool  # a reload may have replaced it
         connection = self._pool.take_idle()
         if connection is None or self._pool.wants_xclient(connection, client.identity):
             self._task = asyncio.get_running_loop().create_task(self._prepare(connection))
@@ -179,26 +179,24 @@ class Transaction:
         pool = self._pool
         try:
             connection = await pool.introduce(pooled, self._client.identity)
+            if self.done or self._rcpt is None:
+                pool.reset_and_give_back(connection)
+            else:
+                self._introduce_mail(connection, self._rcpt, fresh=connection.uses == 1)
         except UpstreamError as error:
-            self._task = None
             self._upstream_reply = error.reply
             self._lost(Loss.UPSTREAM_UNREACHABLE)
-            return
         except Exception as error:  # whatever it is, the client gets 451 and the log gets the reference
-            self._task = None
             self._broken(error)
-            return
-        self._task = None
-        if self.done or self._rcpt is None:
-            pool.reset_and_give_back(connection)
-        else:
-            self._introduce_mail(connection, self._rcpt, fresh=connection is not pooled)
+        finally:
+            self._task = None
 
     def _introduce_mail(self, connection: Connection, recipient: "_Recipient", *, fresh: bool) -> None:
         """XFORWARD, MAIL and the first RCPT: in one go where the upstream takes it (RFC 2920)."""
         self._stage("connect")
         self._connection = connection
         connection.on_blocked = self._blocked
+        connection.on_fault = self._broken
         self._mail_is_open = False
         sender, parameters = self.mail.sender, self.mail.parameters.wire
         if parameters and "SIZE" not in connection.capabilities:
@@ -214,6 +212,8 @@ class Transaction:
             connection.expect(on_mail, timeouts.mail)
             connection.send(forward + mail + recipient.command, self._rcpt_answered, timeouts.rcpt)
         elif forward:
+            for _ in range(forward.count(b"\n") - 1):
+                connection.expect(_ignore, timeouts.mail)
             connection.send(forward, partial(self._after_forward, connection, mail, on_mail), timeouts.mail)
         else:
             connection.send(mail, on_mail, timeouts.mail)
@@ -365,8 +365,14 @@ class Transaction:
     def chunk(self, asked: ChunkAsked) -> None:
         """BDAT: its header goes up at once, its octets follow."""
         connection = self._connection
-        if connection is None:
-            self._client.swallow(UNREACHABLE)
+        if connection is None or connection.lost:
+            self._lost(Loss.UPSTREAM_LOST)
+            return
+        if "CHUNKING" not in connection.capabilities:
+            # EHLO promised it for another connection. This one would take the octets for commands.
+            self._refusal = Decision(Verdict.DEFERRED, Reason.UPSTREAM_DEFERRED, NO_CHUNKS)
+            self._abandon(Verdict.DEFERRED, Reason.UPSTREAM_DEFERRED)
+            self._end_with(NO_CHUNKS)
             return
         last = b" LAST" if asked.last else b""
         self._phase = Phase.STREAMING
@@ -415,6 +421,7 @@ class Transaction:
             self._settle(Settle.COMMIT)
             connection, self._connection = self._connection, None
             if connection is not None:
+                self._stop_listening(connection)
                 self._pool.give_back(connection)
             self._finish(Verdict.ACCEPTED, Reason.OK, result)
             self._client.answer(result)
@@ -493,7 +500,8 @@ class Transaction:
     def _broken(self, error: BaseException) -> None:
         answer = self._client.fault(error)
         self._abandon(Verdict.DEFERRED, Reason.INTERNAL_ERROR)
-        self._client.answer(answer)
+        self._drop_connection()
+        self._end_with(answer)
 
     def _abandon(self, verdict: Verdict, reason: Reason) -> None:
         """End without the upstream's say: nothing of this mail may stay there."""
@@ -517,7 +525,7 @@ class Transaction:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        connection.on_blocked = None
+        self._stop_listening(connection)
         if reusable and (connection.clean or "PIPELINING" in connection.capabilities):
             self._pool.reset_and_give_back(connection)
         else:
@@ -526,8 +534,13 @@ class Transaction:
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.on_blocked = None
+            self._stop_listening(connection)
             connection.abort()
+
+    def _stop_listening(self, connection: Connection) -> None:
+        """This mail has no more to do with it. A client that was held for its slowness is read again."""
+        connection.on_blocked = connection.on_fault = None
+        self._client.hold(reading=True)
 
     def _release_pending(self) -> None:
         """A recipient whose reply never came."""
@@ -575,7 +588,7 @@ class Transaction:
                 session=client.session_id,
                 listener=client.listener_name,
                 client_address=identity.address,
-                client_network=client.network,
+                client_network="" if client.network == identity.address else client.network,
                 helo=identity.helo,
                 tls=client.tls_name,
                 login=identity.login,
@@ -584,9 +597,7 @@ class Transaction:
                 recipients=self._results,
                 verdict=verdict.value,
                 reason=reason.value,
-                limit_name=self._refusal.limit
-                if self._refusal is not None and reason is Reason.LIMIT_REACHED
-                else "",
+                limit_name=self._refusal.limit if self._refusal is not None and reason is Reason.LIMIT_REACHED else "",
                 reply=said,
                 upstream=self._pool.name if self._timings else "",
                 upstream_reply=said if upstream is answer else str(upstream or ""),

@@ -5,21 +5,19 @@ after a 2xx to the dot, or a 2xx to RSET.
 """
 
 import asyncio
-import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, cast
 
 from smartmail.core.reply import Reply, ReplyError, ReplyParser
 from smartmail.core.transfer import Loss
-from smartmail.core.xclient import Identity, xclient_command, xforward_command
+from smartmail.core.xclient import Identity, hello_name, xclient_command, xforward_command
 
 WRITE_HIGH: Final = 65536
 """Octets waiting for a slow upstream at which its client is not read any further."""
-
 
 
 class Tick:
@@ -121,6 +119,10 @@ class UpstreamError(Exception):
         self.reply = answer
 
 
+class UnsuitableError(UpstreamError):
+    """This connection will not do for this client; another one may."""
+
+
 class Connection(asyncio.Protocol):
     """One connection. `send` queues a command and who gets its reply; replies come back in order."""
 
@@ -137,6 +139,7 @@ class Connection(asyncio.Protocol):
         "identity",
         "lost",
         "on_blocked",
+        "on_fault",
         "on_lost",
         "transport",
         "uses",
@@ -153,6 +156,8 @@ class Connection(asyncio.Protocol):
         self.capabilities = Capabilities({})
         self.identity: Identity | None = None
         self.on_blocked: Callable[[bool], None] | None = None
+        self.on_fault: Callable[[Exception], None] | None = None
+        """Told when what was to be done with a reply went wrong on our side; the connection is then cut."""
         self.on_lost: Callable[[Connection], None] | None = None
         self.lost = False
         self.deadline = 0.0
@@ -165,6 +170,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        if self.lost:  # given up while it was being opened
+            self.transport.abort()
+            return
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
 
     def data_received(self, data: bytes) -> None:
@@ -174,17 +182,29 @@ class Connection(asyncio.Protocol):
             self._hand_out(error.replies)  # what was said before the nonsense counts
             self.abort()
 
-    def _hand_out(self, replies: Iterable[Reply]) -> None:
-        for answer in replies:
+    def _hand_out(self, replies: Sequence[Reply]) -> None:
+        # What is said in one breath with a reply answers nothing that this reply gives rise to.
+        due = len(self._waiting)
+        for answer in replies[:due]:
             if self.lost:
-                return
-            if not self._waiting:
-                self.abort()
                 return
             on_reply = self._waiting.popleft()
             if not self._waiting:
                 self.deadline = 0.0
-            on_reply(answer)
+            self._tell(on_reply, answer)
+        if len(replies) > due:
+            self.abort()
+
+    def _tell(self, on_reply: OnReply, result: Reply | Loss) -> None:
+        try:
+            on_reply(result)
+        except Exception as error:
+            # In a protocol's callback it would end here, and a client wait for its reply for ever.
+            notify, self.on_fault = self.on_fault, None
+            if notify is None:
+                raise
+            notify(error)
+            self.abort()
 
     def pause_writing(self) -> None:
         if self.on_blocked is not None:
@@ -207,7 +227,7 @@ class Connection(asyncio.Protocol):
     def send(self, command: bytes, on_reply: OnReply, seconds: float) -> None:
         """Write a command line; its reply, or what was lost, goes to `on_reply`."""
         if self.lost or self.transport is None:
-            self._loop.call_soon(on_reply, Loss.UPSTREAM_LOST)
+            self._loop.call_soon(self._tell, on_reply, Loss.UPSTREAM_LOST)
             return
         self.expect(on_reply, seconds)
         self.transport.write(command)
@@ -215,7 +235,7 @@ class Connection(asyncio.Protocol):
     def expect(self, on_reply: OnReply, seconds: float) -> None:
         """A reply is due for what has been, or is about to be, written."""
         if self.lost:
-            self._loop.call_soon(on_reply, Loss.UPSTREAM_LOST)
+            self._loop.call_soon(self._tell, on_reply, Loss.UPSTREAM_LOST)
             return
         self._waiting.append(on_reply)
         self.deadline = self._tick.now + seconds
@@ -279,7 +299,12 @@ class Connection(asyncio.Protocol):
             self.on_lost(self)
         waiting, self._waiting = self._waiting, deque()
         for on_reply in waiting:
-            on_reply(loss)
+            self._tell(on_reply, loss)
+
+
+def _no_room(waiter: "asyncio.Future[Connection | None]") -> None:
+    if not waiter.done():
+        waiter.set_exception(UpstreamError("all connections to the upstream are in use"))
 
 
 def _into(answer: asyncio.Future[Reply | Loss]) -> OnReply:
@@ -308,10 +333,12 @@ class Pool:
         self._tick = Tick(loop.time())
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
-        self._opening = 0
+        """Those being opened too."""
+        self._promised = 0
+        """Places that have been given to who waited for one, and are not taken yet."""
         self._refuses_xclient = False
         """It offered XCLIENT and did not honour it: XFORWARD from now on, unless only XCLIENT will do."""
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -334,20 +361,18 @@ class Pool:
         return None
 
     async def connect(self) -> Connection:
-        """Open a connection and say EHLO. Raises UpstreamError."""
-        await self._room()
-        self._opening += 1
+        """Open a connection and say EHLO; where no more are allowed, take one that another mail is done with. Raises
+        UpstreamError."""
+        if not self._has_room and (given := await self._turn()) is not None:
+            return given
         try:
             connection = await self._open()
         except (OSError, UpstreamError, TimeoutError) as error:
             self.failed += 1
             self._reachable(is_so=False, why=str(error) or type(error).__name__)
-            self._wake()
             if isinstance(error, UpstreamError):
                 raise
             raise UpstreamError(str(error) or type(error).__name__) from error
-        finally:
-            self._opening -= 1
         self.opened += 1
         connection.uses = 1
         self._reachable(is_so=True, why="")
@@ -355,23 +380,28 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """Return a clean connection; call only after 2xx to the dot or to RSET."""
-        connection.on_blocked = None
+        connection.on_blocked = connection.on_fault = None
         if connection.lost:
             return
-        if (
-            not connection.clean
-            or len(self._idle) >= self.route.max_idle
-            or connection.uses >= self.route.max_uses
-        ):
+        connection.idle_since = now = self._tick.now
+        if not connection.clean or connection.uses >= self.route.max_uses or self._worn(connection, now):
             connection.farewell()
             return
-        connection.idle_since = self._tick.now
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                connection.uses += 1
+                self.reused += 1
+                waiter.set_result(connection)
+                return
+        if len(self._idle) >= self.route.max_idle:
+            connection.farewell()
+            return
         self._idle.append(connection)
-        self._wake()
 
     def reset_and_give_back(self, connection: Connection) -> None:
         """RSET, and back to the pool if the answer is 2xx."""
-        connection.on_blocked = None
+        connection.on_blocked = connection.on_fault = None
 
         def answered(result: Reply | Loss) -> None:
             if isinstance(result, Reply) and result.positive:
@@ -398,8 +428,12 @@ class Pool:
         for connection in tuple(self._all):
             connection.abort()
 
-    def retire(self) -> None:
-        """Another pool has taken over: idle connections end now, the others when their mail is done."""
+    def take_over(self, former: "Pool") -> None:
+        """This pool replaces `former`: its sums go on, its idle connections end now, the others with their mail."""
+        self.opened, self.reused, self.failed = former.opened, former.reused, former.failed
+        former._retire()
+
+    def _retire(self) -> None:
         self.route = replace(self.route, max_idle=0)
         for connection in tuple(self._idle):
             connection.farewell()
@@ -411,48 +445,65 @@ class Pool:
         An upstream that offers XCLIENT and then refuses it is told by XFORWARD, or not at all, unless the route
         says that only XCLIENT will do.
         """
-        if connection is not None:
-            with contextlib.suppress(UpstreamError):
-                await self._say_xclient(connection, identity)
-                return connection
         while True:
-            connection = await self.connect()
-            if not self.wants_xclient(connection, identity):
-                return connection
+            if connection is None:
+                connection = await self.connect()
+            reused = connection.uses > 1
             try:
-                await self._say_xclient(connection, identity)
-            except UpstreamError:
                 if self.wants_xclient(connection, identity):
-                    raise
-            else:
+                    await self._say_xclient(connection, identity)
                 return connection
+            except UnsuitableError:
+                pass
+            except UpstreamError as error:
+                # One that had been used may have come to its end; what a new one says is for this client.
+                if not reused or (error.reply is not None and error.reply.code != 421):
+                    raise
+            connection = None
+
+    def _require_identity(self, connection: Connection) -> None:
+        """A route that names one way to pass the client's identity on must not pass mail without."""
+        asked = self.route.identify
+        if asked in (Identify.XCLIENT, Identify.XFORWARD) and asked.value.upper() not in connection.capabilities:
+            raise UpstreamError(f"upstream.identity is {asked.value}, but the upstream does not offer it")
 
     async def _say_xclient(self, connection: Connection, identity: Identity) -> None:
         """XCLIENT starts the session anew, with a new EHLO (XCLIENT_README)."""
+        if not self._uses_xclient(connection):
+            connection.farewell()
+            raise UnsuitableError("knows another client, and cannot be told of this one")
         offered = connection.capabilities.attributes("XCLIENT")
+        if not offered:
+            connection.farewell()
+            raise UpstreamError("XCLIENT is required but not offered")
         for command in xclient_command(identity, offered).splitlines(keepends=True):
             answer = await connection.ask(command, self.route.timeouts.mail)
             if answer.code != 220:
                 connection.farewell()
-                self._refuses_xclient = True
+                if answer.code >= 500 and self.route.identify is Identify.AUTO:
+                    self._refuses_xclient = True
+                    raise UnsuitableError(f"XCLIENT answered with {answer}", answer)
                 raise UpstreamError(f"XCLIENT answered with {answer}", answer)
         connection.identity = identity
-        await self._hello(connection)
+        # This EHLO is what the upstream takes for the client's own, and puts into its Received line.
+        await self._hello(connection, hello_name(identity) or self.route.hostname)
 
     def wants_xclient(self, connection: Connection, identity: Identity) -> bool:
-        """Must `identify` be called before this client's mail?"""
-        return self._uses_xclient(connection) and connection.identity != identity
+        """Must `introduce` be called before this client's mail? Always on a connection that knows another one."""
+        if connection.identity is None:
+            return self._uses_xclient(connection)
+        return connection.identity != identity
 
     def _uses_xclient(self, connection: Connection) -> bool:
         if self.route.identify is Identify.AUTO:
-            return "XCLIENT" in connection.capabilities and not self._refuses_xclient
+            return not self._refuses_xclient and bool(connection.capabilities.attributes("XCLIENT"))
         return self.route.identify is Identify.XCLIENT
 
     def forward_command(self, connection: Connection, identity: Identity) -> bytes:
         """The XFORWARD command for this client; b"" where it is not used."""
         if self.route.identify not in (Identify.AUTO, Identify.XFORWARD):
             return b""
-        if "XFORWARD" not in connection.capabilities or self._uses_xclient(connection):
+        if "XFORWARD" not in connection.capabilities or connection.identity is not None:
             return b""
         return xforward_command(identity, connection.capabilities.attributes("XFORWARD"))
 
@@ -460,47 +511,54 @@ class Pool:
 
     def _worn(self, connection: Connection, now: float) -> bool:
         route = self.route
-        return (
-            now - connection.born > route.max_age_seconds
-            or now - connection.idle_since > route.max_idle_seconds
-        )
+        return now - connection.born > route.max_age_seconds or now - connection.idle_since > route.max_idle_seconds
 
-    async def _room(self) -> None:
-        """Wait until one more connection is allowed."""
-        while len(self._all) + self._opening >= self.route.max_connections:
-            if idle := (self._idle.pop() if self._idle else None):
-                idle.farewell()
-                continue
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            try:
-                await asyncio.wait_for(waiter, self.route.timeouts.connect)
-            except TimeoutError:
-                raise UpstreamError("all connections to the upstream are in use") from None
+    @property
+    def _has_room(self) -> bool:
+        return len(self._all) + self._promised < self.route.max_connections
+
+    async def _turn(self) -> Connection | None:
+        """Wait for a connection that is given back, or (None) for the place of one that has ended."""
+        if self._idle:
+            self._idle[0].farewell()
+            return None
+        waiter: asyncio.Future[Connection | None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        late = self._loop.call_later(self.route.timeouts.connect, _no_room, waiter)
+        try:
+            given = await waiter
+        finally:
+            late.cancel()
+        if given is None:
+            self._promised -= 1
+        return given
 
     def _wake(self) -> None:
-        while self._waiters:
+        """Who waits first gets the place that is free."""
+        while self._waiters and self._has_room:
             waiter = self._waiters.popleft()
             if not waiter.done():
+                self._promised += 1
                 waiter.set_result(None)
-                return
 
     async def _open(self) -> Connection:
         route = self.route
         connection = Connection(self._loop, self._tick)
         connection.on_lost = self._forget
-        async with asyncio.timeout(route.timeouts.connect):
-            if route.host.startswith("unix:"):
-                await self._loop.create_unix_connection(lambda: connection, route.host[5:])
-            else:
-                await self._loop.create_connection(lambda: connection, route.host, route.port)
+        # Before it is there: it may be lost again before we get to run.
         self._all.add(connection)
         try:
+            async with asyncio.timeout(route.timeouts.connect):
+                if route.host.startswith("unix:"):
+                    await self._loop.create_unix_connection(lambda: connection, route.host[5:])
+                else:
+                    await self._loop.create_connection(lambda: connection, route.host, route.port)
             await self._shake_hands(connection)
         except BaseException:
             connection.abort()
             raise
-        self.capabilities = connection.capabilities
+        if self.capabilities != connection.capabilities:
+            self.capabilities = connection.capabilities
         return connection
 
     async def _shake_hands(self, connection: Connection) -> None:
@@ -512,10 +570,12 @@ class Pool:
         await self._hello(connection)
         if route.tls is not None:
             await self._start_tls(connection, route.tls)
+        self._require_identity(connection)
 
-    async def _hello(self, connection: Connection) -> None:
+    async def _hello(self, connection: Connection, name: str = "") -> None:
         verb = "LHLO" if self.route.lmtp else "EHLO"
-        answer = await connection.ask(f"{verb} {self.route.hostname}\r\n".encode(), self.route.timeouts.mail)
+        command = f"{verb} {name or self.route.hostname}\r\n"
+        answer = await connection.ask(command.encode(), self.route.timeouts.mail)
         if not answer.positive:
             connection.farewell()
             raise UpstreamError(f"{verb} answered with {answer}", answer)

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass, field
 
 from smartmail.core.reply import ReplyParser, reply
-from smartmail.core.smtp import IN_TRANSACTION, MAX_AUTH_LINE, Session, State
+from smartmail.core.smtp import MAX_AUTH_LINE, Session
+from smartmail.core.smtp_states import IN_TRANSACTION, State
 from smartmail.core.smtp_events import (
     AuthResponse,
     AuthStart,

@@ -63,7 +63,7 @@ class Upstream:
     commands: list[str] = field(default_factory=list)
     """Each command line, of all connections, in the order of their coming."""
     kept: list[Message] = field(default_factory=list)
-    received: list[bytes] = field(default_factory=list)
+    received: list[bytearray] = field(default_factory=list)
     """All octets of each connection, in the order of the connections; and what each mail of BDAT chunks came to."""
     reached: Counter[str] = field(default_factory=Counter)
     connections: int = 0
@@ -130,7 +130,7 @@ class _Connection:
         self.mail = ""
         self.recipients: list[str] = []
         self.chunks: list[bytes] = []
-        upstream.received.append(b"")
+        upstream.received.append(bytearray())
         self.index = len(upstream.received) - 1
 
     async def say(self, step: str, usual: str, command: str = "") -> bool:
@@ -241,8 +241,9 @@ class _Connection:
             await self.say("content", "")
             self.chunks.append(first + await self.octets(int(size) - 1))
         if last:
-            self.up.received.append(b"".join(self.chunks))
-            await self.end_message(self.up.received[-1])
+            content = b"".join(self.chunks)
+            self.up.received.append(bytearray(content))
+            await self.end_message(content)
         else:
             await self.say("chunk", USUAL["chunk"], command)
 

@@ -60,6 +60,12 @@ LISTENERS = {
         "trusted_networks": ("192.0.2.0/24", "2001:db8::/32"),
         "proxy_protocol_from": ("127.0.0.0/8",),
     },
+    "balanced-incoming": {
+        "role": "relay",
+        "tls": "none",
+        "accept_incoming": True,
+        "proxy_protocol_from": ("127.0.0.0/8",),
+    },
     "unbalanced": {
         "role": "relay",
         "tls": "none",
@@ -122,6 +128,7 @@ class Setup:
     upstream_tls_required: bool = False
     reachable: bool = True
     max_connections: int = 200
+    greeting_delay: float = 0.0
     backend_settings: AuthSettings = field(default_factory=AuthSettings)
 
 
@@ -171,7 +178,7 @@ class World:
     def _listener(self, name: str) -> Listener:
         config = ListenerConfig.model_validate({"name": name, "address": "127.0.0.1:0", **LISTENERS[name]})
         tls = None if config.tls == "none" else server_tls()
-        return Listener(config, self.setup.terms, tls)
+        return Listener(config, self.setup.terms, tls, self.setup.greeting_delay)
 
     async def close(self) -> None:
         for client in self.clients:
