@@ -247,6 +247,11 @@ class Relay:
         for session in self._sessions:
             session.budget = self.budget_of(session.account, session.network)
 
+    @property
+    def _mails_under_way(self) -> bool:
+        """Does an upstream owe us an answer? After its dot a mail outlives its client."""
+        return any(pool.size[0] > pool.size[1] for pool in (self.services.pool, *self._retired))
+
     async def drain(self, seconds: float) -> int:
         """Stop accepting, let mails finish, say 421 at boundaries. Returns how many sessions had to be cut."""
         self.draining = True
@@ -258,7 +263,10 @@ class Relay:
         for session in tuple(self._sessions):
             session.end_at_boundary(DRAINING, after_mail=True)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._emptied.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._emptied.wait()
+                while self._mails_under_way:
+                    await asyncio.sleep(0.02)
         left = tuple(self._sessions)
         for session in left:
             session.abort()

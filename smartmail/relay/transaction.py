@@ -86,6 +86,7 @@ class Transaction:
     """From MAIL to the end. Ends exactly once: `done` turns True and the row is written."""
 
     __slots__ = (
+        "_account",
         "_client",
         "_connection",
         "_domains",
@@ -115,6 +116,7 @@ class Transaction:
         self._services = client.services
         # A reload may replace the pool: a connection goes back where it came from.
         self._pool = client.services.pool
+        self._account = client.account
         self.mail = mail
         self.sender = "" if mail.sender is None else mail.sender.key
         self.accepted = 0
@@ -336,11 +338,31 @@ class Transaction:
 
     def ask_data(self) -> None:
         """DATA: 354 only after the upstream's 354."""
+        if self._forbidden_by_now():
+            return
         if self._connection is None:
             self._lost(Loss.UPSTREAM_LOST)
             return
         self._phase = Phase.ASKED
         self._connection.send(b"DATA\r\n", self._data_answered, self._pool.route.timeouts.data)
+
+    def _forbidden_by_now(self) -> bool:
+        """Policy speaks once more before content where the account is not what it was at MAIL. True: it said no."""
+        client = self._client
+        if client.account is self._account:
+            return False
+        decision = at_mail(client.door, client.account, self.sender)
+        taken = [key for key, _, reason in self._results if reason == Reason.OK.value]
+        while taken and decision.accepted:
+            key = taken.pop()
+            destination = self._services.destination(key, key.rpartition("@")[2])
+            decision = at_rcpt(client.door, client.account, destination, 0, 1)
+        if decision.accepted:
+            return False
+        self._refusal = decision
+        self._abandon(decision.verdict, decision.reason)
+        self._end_with(decision.reply or UNREACHABLE)
+        return True
 
     def _data_answered(self, result: Reply | Loss) -> None:
         if self.done:
@@ -373,6 +395,8 @@ class Transaction:
             self._refusal = Decision(Verdict.DEFERRED, Reason.UPSTREAM_DEFERRED, NO_CHUNKS)
             self._abandon(Verdict.DEFERRED, Reason.UPSTREAM_DEFERRED)
             self._end_with(NO_CHUNKS)
+            return
+        if not self._size and self._forbidden_by_now():
             return
         last = b" LAST" if asked.last else b""
         self._phase = Phase.STREAMING

@@ -24,9 +24,7 @@ from smartmail.core.policy import (
 )
 from smartmail.core.standing import Account, Billing, Conduct
 
-ANN = Account(
-    1, "ann@example.com", 100, "example.com", frozenset(), "standard", Billing.CURRENT, Conduct.GOOD, 0, ()
-)
+ANN = Account(1, "ann@example.com", 100, "example.com", frozenset(), "standard", Billing.CURRENT, Conduct.GOOD, 0, ())
 CLOSED = replace(ANN, conduct=Conduct.CLOSED)
 UNPAID = replace(ANN, billing=Billing.SUSPENDED)
 STOPPED = replace(ANN, conduct=Conduct.STOPPED)

@@ -22,7 +22,7 @@ def account(billing: Billing = Billing.CURRENT, conduct: Conduct = Conduct.GOOD,
     return Account(1, "ann@example.com", 100, "example.com", frozenset(aliases), "standard", billing, conduct, 0, ())
 
 
-@pytest.mark.parametrize(("current", "wanted"), product(Billing, Billing))
+@pytest.mark.parametrize(("current", "wanted"), list(product(Billing, Billing)))
 def test_each_move_of_billing(current: Billing, wanted: Billing) -> None:
     allowed = wanted is current or wanted in BILLING_MOVES[current]
     if allowed:
@@ -32,7 +32,7 @@ def test_each_move_of_billing(current: Billing, wanted: Billing) -> None:
             move_billing(current, wanted)
 
 
-@pytest.mark.parametrize(("current", "wanted"), product(Conduct, Conduct))
+@pytest.mark.parametrize(("current", "wanted"), list(product(Conduct, Conduct)))
 def test_each_move_of_conduct(current: Conduct, wanted: Conduct) -> None:
     allowed = wanted is current or wanted in CONDUCT_MOVES[current]
     if allowed:
@@ -53,7 +53,7 @@ def test_what_the_tables_forbid() -> None:
         assert Conduct.CLOSED in CONDUCT_MOVES[conduct], "a named operator may close at once"
 
 
-@pytest.mark.parametrize(("billing", "conduct"), product(Billing, Conduct))
+@pytest.mark.parametrize(("billing", "conduct"), list(product(Billing, Conduct)))
 def test_what_each_standing_permits(billing: Billing, conduct: Conduct) -> None:
     closed, unpaid = conduct is Conduct.CLOSED, billing is Billing.SUSPENDED
     stopped = conduct is Conduct.STOPPED
