@@ -482,17 +482,16 @@ async def test_auth_lines_are_bounded() -> None:
 
 
 async def test_a_line_of_content_without_an_end_streams_through() -> None:
-    async with running(relaying(terms=replace(Setup().terms, max_size=10_000_000))) as world:
-        world.upstream.capabilities = CAPABILITIES
+    async with running(relaying()) as world:
         client = await world.greeted()
         await client.envelope()
         await client.ask("DATA", 354)
         session = world.session()
-        for _ in range(100):
+        for _ in range(6):
             await client.send(b"x" * 10_000)
             assert session._smtp.backlog == 0
         await client.send(b"\r\n.\r\n")
-        assert (await client.reply())[0] in (250, 451)
+        assert (await client.reply())[0] == 250
 
 
 async def test_commands_sent_ahead_of_an_answer_are_not_read_without_bound() -> None:

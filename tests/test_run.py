@@ -43,6 +43,8 @@ REPLIES = (
     "550 5.2.1 This mailbox is closed",
 )
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Home:

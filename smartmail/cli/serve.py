@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import secrets
 import signal
 from collections.abc import Callable, Coroutine
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 SNAPSHOT_SECONDS = 10
 """Between two snapshots of the counters: what a kill -9 can lose of them."""
 FLUSH_SECONDS = 10
+SPARE_DESCRIPTORS = 500
+"""Open files besides clients and upstream: store, log, metrics, the Dovecot socket, connections in handshake."""
 GREETING_SECONDS = 10
 """How long an upstream that takes connections and says nothing may keep us from opening our own doors."""
 
@@ -96,6 +99,7 @@ class Process:
         """
         config = self.config
         check_free(config)
+        _allow_descriptors(config.server.max_sessions + config.upstream.max_connections + SPARE_DESCRIPTORS)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = events.configure(style=config.log.format, level=config.log.level, stream=self._log_file(showing))
         events.started(version=__version__, config=self._name, pid=os.getpid())
@@ -128,11 +132,11 @@ class Process:
         self.tls, self.maildrop = tls, drop
         self._watch_parts(metrics, writer, counters)
         server = self._serve_metrics(metrics)
-        await self._greet_upstream(pool)
-        await self.relay.open()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        await self._greet_upstream(pool)
+        await self.relay.open()
         self._spawn(self._keep_counters(counters, writer))
         # What is here now stays: the collector need not walk it again and again.
         gc.collect()
@@ -387,6 +391,14 @@ def _recorder(writer: EventWriter, *, level: str) -> Callable[[EventRow], None]:
             events.transaction(row.line())
 
     return record
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the soft limit of open files as far as the hard one lets us: the usual 1,024 is an outage at noon."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _secret(file: Path) -> bytes:

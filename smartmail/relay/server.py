@@ -247,11 +247,6 @@ class Relay:
         for session in self._sessions:
             session.budget = self.budget_of(session.account, session.network)
 
-    @property
-    def _mails_under_way(self) -> bool:
-        """Does an upstream owe us an answer? After its dot a mail outlives its client."""
-        return any(pool.size[0] > pool.size[1] for pool in (self.services.pool, *self._retired))
-
     async def drain(self, seconds: float) -> int:
         """Stop accepting, let mails finish, say 421 at boundaries. Returns how many sessions had to be cut."""
         self.draining = True
@@ -265,7 +260,7 @@ class Relay:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._emptied.wait()
-                while self._mails_under_way:
+                while any(pool.carries_mail for pool in (self.services.pool, *self._retired)):  # noqa: ASYNC110  once
                     await asyncio.sleep(0.02)
         left = tuple(self._sessions)
         for session in left:

@@ -64,4 +64,6 @@ class Services:
     def destination(self, address: str, domain: str) -> Destination:
         """What the directory knows of a recipient (normal form)."""
         account = self.directory.by_address(address)
-        return Destination(account, account is not None or self.directory.is_local_domain(domain))
+        # "postmaster" without a domain is ours, whoever we are (RFC 5321 section 4.5.1).
+        local = account is not None or "@" not in address or self.directory.is_local_domain(domain)
+        return Destination(account, local)

@@ -511,7 +511,8 @@ class Transaction:
         self._settle(Settle.RELEASE)
         answer = decision.reply or result
         self._finish(decision.verdict, decision.reason, answer)
-        self._return_connection(reusable=result.code != 421)
+        # A positive reply where none can be: the two of us no longer speak of the same thing.
+        self._return_connection(reusable=result.code >= 400 and result.code != 421)
         self._client.answer(answer)
 
     def _refuse(self, decision: Decision) -> None:

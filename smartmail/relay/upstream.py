@@ -345,6 +345,11 @@ class Pool:
         """(connections, idle ones)."""
         return len(self._all), len(self._idle)
 
+    @property
+    def carries_mail(self) -> bool:
+        """Is a mail on its way over one of the connections? After its dot it may outlive its client."""
+        return any(connection.on_blocked is not None for connection in self._all)
+
     def take_idle(self) -> Connection | None:
         """An idle connection that is young enough, at once; None: `connect` must make one."""
         now = self._tick.now

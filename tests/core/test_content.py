@@ -1,7 +1,7 @@
 """Where a mail ends, and what may be inside: DATA and BDAT scanners against a plain reading of RFC 5321."""
 
 import re
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given
@@ -104,7 +104,7 @@ def test_the_end_is_still_found_after_a_fault_and_nothing_passes_any_more() -> N
 @given(TRICKY, st.lists(st.integers(0, 60), max_size=6))
 def test_however_it_is_cut_it_is_the_same(data: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
-    pieces = [data[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+    pieces = [data[low:high] for low, high in pairwise(edges)]
     whole, split, single = scan([data]), scan(pieces), scan(octets_of(data))
     assert whole[1:] == split[1:] == single[1:]
     if whole[2] is None:

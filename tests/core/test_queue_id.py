@@ -15,7 +15,6 @@ from smartmail.core.queue_id import read_queue_id
         ("OK id=1tBqFv-0001-2w", "1tBqFv-0001-2w"),
         ("OK id=1tBqFv-00000001pQk-2wXy", "1tBqFv-00000001pQk-2wXy"),
         ("ok 1732390000 qp 12345", "12345"),
-        ("<bob@example.net> 8Jk3AbCdEf Saved", ""),
         ("<XkQyMzQ1Njc4OTA> Saved", "XkQyMzQ1Njc4OTA"),
         ("Ok", ""),
         ("", ""),

@@ -82,8 +82,6 @@ def test_mail_is_never_both_received_and_deferred_and_only_closing_loses_it() ->
         ("bob@example.com", False),
         ("ann@example.org", False),
         ("ann@sub.shop.example", False),
-        ("shop.example", False),
-        ("@shop.example", True),
         ("ANN@example.com", False),
     ],
 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from smartmail.core.reply import ReplyParser, reply
 from smartmail.core.smtp import MAX_AUTH_LINE, Session
-from smartmail.core.smtp_states import IN_TRANSACTION, State
 from smartmail.core.smtp_events import (
     AuthResponse,
     AuthStart,
@@ -27,6 +26,7 @@ from smartmail.core.smtp_events import (
     Terms,
     TransactionReset,
 )
+from smartmail.core.smtp_states import IN_TRANSACTION, State
 
 TERMS = Terms("mx.example.com", max_size=2000, max_errors=6, max_noops=6)
 EXTENSIONS = frozenset({"SIZE", "8BITMIME", "SMTPUTF8", "DSN"})

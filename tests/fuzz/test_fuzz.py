@@ -78,6 +78,7 @@ def test_mutations(name: str) -> None:
             raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_guided_by_coverage(name: str, tmp_path: Path) -> None:
     bounds = [f"--runs={RUNS.get(name, 20_000)}", "--seconds=60", "--seed=1", f"--keep={tmp_path}"]
