@@ -28,9 +28,9 @@ from world import (
 )
 
 from smartmail.core.smtp import MAX_AUTH_LINE, MAX_COMMAND_LINE
+from smartmail.relay.route import Identify
 from smartmail.relay.services import Rules, Services
 from smartmail.relay.session import GRACE_SECONDS, READ_HIGH
-from smartmail.relay.upstream import Identify
 
 SECOND_MAIL = b"MAIL FROM:<admin@example.com>\r\nRCPT TO:<victim@example.net>\r\nDATA\r\nSubject: smuggled\r\n\r\nx"
 

@@ -24,10 +24,11 @@ from smartmail.core.policy import Verdict
 from smartmail.intake import maildrop
 from smartmail.metrics import RelayMetrics
 from smartmail.relay.assemble import backend_of, caps_of, listeners_of, route_of, rules_of
+from smartmail.relay.connection import UpstreamError
 from smartmail.relay.server import Relay
 from smartmail.relay.services import Clock, Services
 from smartmail.relay.tls import ServerTls, TlsError, self_made
-from smartmail.relay.upstream import Pool, UpstreamError
+from smartmail.relay.upstream import Pool
 from smartmail.store.counters import MemoryCounters, SnapshotError, encode
 from smartmail.store.directory import Directory, DirectoryWatch
 from smartmail.store.events import EventRow
@@ -148,9 +149,7 @@ class Process:
 
         if guide is not None:
             guide.cancel()
-        events.draining(
-            sessions=self.relay.sessions, transactions=self.relay.busy, seconds=config.server.drain_seconds
-        )
+        events.draining(sessions=self.relay.sessions, transactions=self.relay.busy, seconds=config.server.drain_seconds)
         cut = await self.relay.drain(config.server.drain_seconds)
         for task in tuple(self._tasks):
             task.cancel()
@@ -236,9 +235,7 @@ class Process:
                 pool.give_back(await pool.connect())
         except (UpstreamError, TimeoutError):
             return
-        events.upstream_capabilities(
-            address=pool.route.name, capabilities=sorted(pool.capabilities.keywords)
-        )
+        events.upstream_capabilities(address=pool.route.name, capabilities=sorted(pool.capabilities.keywords))
 
     def _watch_parts(self, metrics: RelayMetrics, writer: EventWriter, counters: MemoryCounters) -> None:
         services = self.services
@@ -291,7 +288,7 @@ class Process:
                     "Commits that had to be tried again.",
                     lambda: writer.failed_batches,
                 ),
-            )
+            ),
         )
 
     # while it runs

@@ -36,17 +36,11 @@ class Budget:
             subjects[Scope.CUSTOMER] = account.customer
             subjects[Scope.DOMAIN] = account.domain
         live = [limit for limit in limits if limit.mode is not Mode.OFF]
-        keyed = [
-            (limit, key_of(limit.scope, subjects[limit.scope])) for limit in live if limit.scope in subjects
-        ]
+        keyed = [(limit, key_of(limit.scope, subjects[limit.scope])) for limit in live if limit.scope in subjects]
         self._message = tuple(Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.MESSAGES)
-        self._recipient = tuple(
-            Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.RECIPIENTS
-        )
+        self._recipient = tuple(Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.RECIPIENTS)
         self._bytes = tuple((limit, key) for limit, key in keyed if limit.unit is Unit.BYTES)
-        self._first_time = tuple(
-            Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.FIRST_TIME
-        )
+        self._first_time = tuple(Charge(limit, key, 1) for limit, key in keyed if limit.unit is Unit.FIRST_TIME)
         self._by_domain = tuple(
             limit for limit in live if limit.scope is Scope.RECIPIENT_DOMAIN and limit.unit is not Unit.FIRST_TIME
         )

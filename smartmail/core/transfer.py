@@ -50,15 +50,9 @@ class Fate:
     finish: bool = False
 
 
-UPSTREAM_UNREACHABLE: Final = reply(
-    451, "4.4.1", "The mail server behind this one cannot be reached; try again later"
-)
-UPSTREAM_GONE: Final = reply(
-    451, "4.4.2", "The mail server behind this one closed the connection; try again later"
-)
-UPSTREAM_SLOW: Final = reply(
-    451, "4.4.2", "The mail server behind this one did not answer in time; try again later"
-)
+UPSTREAM_UNREACHABLE: Final = reply(451, "4.4.1", "The mail server behind this one cannot be reached; try again later")
+UPSTREAM_GONE: Final = reply(451, "4.4.2", "The mail server behind this one closed the connection; try again later")
+UPSTREAM_SLOW: Final = reply(451, "4.4.2", "The mail server behind this one did not answer in time; try again later")
 OUTCOME_UNKNOWN: Final = reply(
     451, "4.4.2", "The mail server behind this one took the message but did not confirm it; try again later"
 )

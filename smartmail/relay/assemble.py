@@ -9,10 +9,10 @@ from smartmail.core.smtp_events import Terms
 from smartmail.relay.auth import Backend
 from smartmail.relay.listener import Listener
 from smartmail.relay.passwords import AuthSettings, Credential, LocalBackend
+from smartmail.relay.route import Identify, Route, Timeouts
 from smartmail.relay.server import Caps
 from smartmail.relay.services import Rules
 from smartmail.relay.tls import client_context
-from smartmail.relay.upstream import Identify, Route, Timeouts
 
 
 def rules_of(config: Config) -> Rules:
@@ -102,6 +102,4 @@ def listeners_of(config: Config, context: ssl.SSLContext | None) -> tuple[Listen
         normalise=config.content.bare_newlines == "normalise",
     )
     delay = config.server.greeting_delay_ms / 1000
-    return tuple(
-        Listener(one, terms, None if one.tls == "none" else context, delay) for one in config.listener
-    )
+    return tuple(Listener(one, terms, None if one.tls == "none" else context, delay) for one in config.listener)

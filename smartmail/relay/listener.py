@@ -17,8 +17,8 @@ from smartmail.core.proxy import ProxyError, ProxyHeader, ProxyParser
 from smartmail.core.reply import Reply, reply
 from smartmail.core.smtp import Session
 from smartmail.core.smtp_events import Offer, Terms
+from smartmail.relay.route import Capabilities
 from smartmail.relay.services import Rules, Services
-from smartmail.relay.upstream import Capabilities
 
 PROXY_HEADER_SECONDS: Final = 10
 RECEIVE_BUFFER: Final = 131_072
@@ -53,9 +53,7 @@ class Listener:
     greeting_delay: float = 0.0
     sockets: list[socket.socket] = field(default_factory=list)
     banner: Reply = field(init=False)
-    _offers: dict[tuple[bool, bool, int], tuple[Capabilities, tuple[str, ...], Offer]] = field(
-        default_factory=dict
-    )
+    _offers: dict[tuple[bool, bool, int], tuple[Capabilities, tuple[str, ...], Offer]] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _server: asyncio.Server | None = None
     _bound: Address | None = None
@@ -158,9 +156,7 @@ class Listener:
 
     # sockets
 
-    async def open(
-        self, protocol: Callable[[Peer | None], asyncio.Protocol], on_fault: Callable[[str], None]
-    ) -> None:
+    async def open(self, protocol: Callable[[Peer | None], asyncio.Protocol], on_fault: Callable[[str], None]) -> None:
         """Bind and accept. Raises OSError: the port is taken, or may not be."""
         loop = asyncio.get_running_loop()
         endpoint = self.config.endpoint

@@ -183,9 +183,7 @@ class Relay:
 
     def _login_refused(self, session: ClientSession, login: str, reason: str) -> None:
         self.services.metrics.logins[reason] += 1
-        events.login_refused(
-            session=session.session_id, client=session.identity.address, login=login, reason=reason
-        )
+        events.login_refused(session=session.session_id, client=session.identity.address, login=login, reason=reason)
 
     def budget_of(self, account: Account | None, network: str) -> Budget:
         """The charges of an identity, worked out once."""
@@ -224,9 +222,7 @@ class Relay:
 
     def directory_changed(self, directory: Directory, changed: frozenset[int]) -> None:
         """A new snapshot of accounts; live sessions of changed ones learn of it now."""
-        logins = {
-            account.address for id_ in changed if (account := self.services.directory.accounts.get(id_))
-        }
+        logins = {account.address for id_ in changed if (account := self.services.directory.accounts.get(id_))}
         self.services.directory = directory
         self._budgets = {key: budget for key, budget in self._budgets.items() if key[0] not in changed}
         self.services.backend.forget(logins)

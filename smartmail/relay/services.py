@@ -10,7 +10,8 @@ from smartmail.core.limits import Counters, Limit
 from smartmail.core.policy import Destination
 from smartmail.metrics import RelayMetrics
 from smartmail.relay.auth import Backend
-from smartmail.relay.upstream import Pool, Tick
+from smartmail.relay.connection import Tick
+from smartmail.relay.upstream import Pool
 from smartmail.store.directory import Directory
 from smartmail.store.events import EventRow
 

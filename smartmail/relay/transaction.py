@@ -32,8 +32,8 @@ from smartmail.core.transfer import FATES, Fate, Loss, Phase
 from smartmail.core.transfer import UPSTREAM_UNREACHABLE as UNREACHABLE
 from smartmail.core.transfer import Charge as Settle
 from smartmail.core.xclient import Identity
+from smartmail.relay.connection import Connection, UpstreamError
 from smartmail.relay.services import RESERVATION_TTL_NS, Rules, Services
-from smartmail.relay.upstream import Connection, UpstreamError
 from smartmail.store.events import EventRow
 
 SENDER_OK: Final = reply(250, "2.1.0", "Ok")

@@ -14,7 +14,7 @@ from upstream import CAPABILITIES, Override
 from world import PATIENCE, STANDINGS, Client, Setup, World, account, auth_plain, running
 
 from smartmail.core.limits import Limit, Mode, Scope, Unit
-from smartmail.relay.upstream import Identify
+from smartmail.relay.route import Identify
 
 HERE = Path(__file__).parent
 TRANSCRIPTS = sorted(HERE.glob("*.smtp"))

@@ -26,11 +26,12 @@ from smartmail.core.standing import Account, Billing, Conduct
 from smartmail.metrics import RelayMetrics
 from smartmail.relay.listener import Listener
 from smartmail.relay.passwords import AuthSettings, LocalBackend
+from smartmail.relay.route import Identify, Route
 from smartmail.relay.server import Caps, Relay
 from smartmail.relay.services import Rules, Services
 from smartmail.relay.session import ClientSession
 from smartmail.relay.tls import load_context, self_made
-from smartmail.relay.upstream import Identify, Pool, Route
+from smartmail.relay.upstream import Pool
 from smartmail.store.directory import Credential, Directory
 from smartmail.store.events import EventRow
 
