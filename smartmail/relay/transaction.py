@@ -9,31 +9,24 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
-from smartmail.core.budget import Budget
-from smartmail.core.known import recipient_hash
-from smartmail.core.limits import Mode, Refusal, Unit
 from smartmail.core.policy import (
-    ACCEPT,
     Decision,
-    Door,
     Reason,
     Verdict,
     at_mail,
     at_rcpt,
-    over_limit,
 )
 from smartmail.core.queue_id import read_queue_id
 from smartmail.core.reply import Reply, reply
 from smartmail.core.smtp_events import ChunkAsked, Content, MailFrom, RcptTo
-from smartmail.core.standing import Account
 from smartmail.core.transfer import FATES, Fate, Loss, Phase
 from smartmail.core.transfer import UPSTREAM_UNREACHABLE as UNREACHABLE
 from smartmail.core.transfer import Charge as Settle
-from smartmail.core.xclient import Identity
+from smartmail.relay.charges import Charges, Recipient
+from smartmail.relay.client import Client
 from smartmail.relay.connection import Connection, UpstreamError
-from smartmail.relay.services import RESERVATION_TTL_NS, Rules, Services
 from smartmail.store.events import EventRow
 
 SENDER_OK: Final = reply(250, "2.1.0", "Ok")
@@ -42,62 +35,20 @@ UPSTREAM_CLOSING: Final = reply(451, "4.3.2", "The mail server behind this one i
 NO_CHUNKS: Final = reply(451, "4.3.3", "The mail server behind this one takes no BDAT for now; say EHLO and try again")
 
 
-class Client(Protocol):
-    """What a transaction needs of its session."""
-
-    services: Services
-    rules: Rules
-    door: Door
-    account: Account | None
-    budget: Budget
-    session_id: str
-    network: str
-    tls_name: str
-
-    @property
-    def identity(self) -> Identity:
-        """The client as the upstream is to know it."""
-
-    @property
-    def listener_name(self) -> str:
-        """For the event row."""
-
-    @property
-    def waits_for_answer(self) -> bool:
-        """A command, or the end of the content, has not been answered yet."""
-
-    def answer(self, answer: Reply) -> None:
-        """Answer the command that waits."""
-
-    def go_ahead(self, answer: Reply) -> bool:
-        """Pass a 354 on; False: the client had talked early and is gone."""
-
-    def swallow(self, answer: Reply) -> None:
-        """Read the content to its end, then say this."""
-
-    def hold(self, *, reading: bool) -> None:
-        """Stop or go on reading content: the upstream is slow."""
-
-    def fault(self, error: BaseException) -> Reply:
-        """A fault of ours: log it, return 451 with its reference."""
-
-
 class Transaction:
     """From MAIL to the end. Ends exactly once: `done` turns True and the row is written."""
 
     __slots__ = (
         "_account",
+        "_charges",
         "_client",
         "_connection",
-        "_domains",
         "_last",
         "_mail_is_open",
-        "_new",
         "_phase",
         "_pool",
         "_rcpt",
         "_refusal",
-        "_reservations",
         "_results",
         "_services",
         "_size",
@@ -126,13 +77,11 @@ class Transaction:
         """The upstream has answered MAIL with 2xx: its replies to RCPT mean something."""
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._rcpt: _Recipient | None = None
+        self._rcpt: Recipient | None = None
         """The recipient that the upstream is being asked about."""
         self._refusal: Decision | None = None
         self._results: list[tuple[str, int, str]] = []
-        self._reservations: list[int] = []
-        self._domains: set[str] = set()
-        self._new: list[int] = []
+        self._charges = Charges(client.services, client.account, mail.parameters.size)
         self._size = 0
         self._upstream_reply: Reply | None = None
         self._started_ns = self._services.clock.now_ns()
@@ -155,11 +104,11 @@ class Transaction:
     def add(self, rcpt: RcptTo) -> None:
         """Decide on a recipient, reserve, and take it to the upstream."""
         client, services = self._client, self._services
-        recipient = _Recipient(rcpt)
+        recipient = Recipient(rcpt)
         destination = services.destination(recipient.key, recipient.domain)
         decision = at_rcpt(client.door, client.account, destination, self.accepted, self._most())
         if decision.accepted:
-            decision = self._reserve(recipient)
+            decision = self._charges.reserve(recipient, client.budget)
         if not decision.accepted:
             self._recipient_refused(recipient, decision)
             return
@@ -193,7 +142,7 @@ class Transaction:
         finally:
             self._task = None
 
-    def _introduce_mail(self, connection: Connection, recipient: "_Recipient", *, fresh: bool) -> None:
+    def _introduce_mail(self, connection: Connection, recipient: Recipient, *, fresh: bool) -> None:
         """XFORWARD, MAIL and the first RCPT: in one go where the upstream takes it (RFC 2920)."""
         self._stage("connect")
         self._connection = connection
@@ -262,36 +211,6 @@ class Transaction:
         # with one recipient there is nothing to lose between the two.
         return 1 if self._pool.route.lmtp else self._client.rules.max_recipients
 
-    def _reserve(self, recipient: "_Recipient") -> Decision:
-        services, budget, domain = self._services, self._client.budget, recipient.domain
-        first_there = domain not in self._domains
-        is_new = budget.counts_first_time and self._is_new(recipient)
-        size = self.mail.parameters.size
-        if self._reservations:
-            charges = budget.further(domain, size, is_new=is_new, first_there=first_there)
-        else:
-            charges = budget.opening(domain, size, is_new=is_new)
-        taken = services.counters.reserve(charges, services.clock.now_ns(), RESERVATION_TTL_NS)
-        if isinstance(taken, Refusal):
-            decision = over_limit(taken)
-            services.metrics.limit_refusals[decision.limit, Mode.ENFORCE.value] += 1
-            return decision
-        recipient.reservation = taken.id
-        for charge in taken.shadowed:
-            services.metrics.limit_refusals[charge.limit.name, Mode.SHADOW.value] += 1
-        return ACCEPT
-
-    def _is_new(self, recipient: "_Recipient") -> bool:
-        """Has the account not written to this recipient before, nor in this mail?"""
-        account, services = self._client.account, self._services
-        if account is None:
-            return False
-        hashed = recipient_hash(recipient.key, services.secret)
-        if hashed in self._new or services.known.known(account.id, hashed, services.clock.now_ns()):
-            return False
-        recipient.new = hashed
-        return True
-
     def _rcpt_answered(self, result: Reply | Loss) -> None:
         recipient = self._rcpt
         if self.done or recipient is None or not self._mail_is_open:
@@ -303,10 +222,7 @@ class Transaction:
         if result.positive:
             self._rcpt = None
             self.accepted += 1
-            self._reservations.append(recipient.reservation)
-            self._domains.add(recipient.domain)
-            if recipient.new:
-                self._new.append(recipient.new)
+            self._charges.keep(recipient)
             self._results.append((recipient.key, result.code, Reason.OK.value))
             self._services.metrics.recipients[Verdict.ACCEPTED, Reason.OK] += 1
             self._client.answer(result)
@@ -318,7 +234,7 @@ class Transaction:
         self._release_pending()
         self._recipient_refused(recipient, _by_upstream(result))
 
-    def _recipient_refused(self, recipient: "_Recipient", decision: Decision) -> None:
+    def _recipient_refused(self, recipient: Recipient, decision: Decision) -> None:
         self._note_recipient(recipient, decision)
         self._client.answer(decision.reply or UNREACHABLE)
 
@@ -328,7 +244,7 @@ class Transaction:
         refusal = self._refusal
         return UNREACHABLE if refusal is None or refusal.reply is None else refusal.reply
 
-    def _note_recipient(self, recipient: "_Recipient", decision: Decision) -> None:
+    def _note_recipient(self, recipient: Recipient, decision: Decision) -> None:
         answer = decision.reply or UNREACHABLE
         self._refusal = decision
         self._results.append((recipient.key, answer.code, decision.reason.value))
@@ -570,23 +486,14 @@ class Transaction:
     def _release_pending(self) -> None:
         """A recipient whose reply never came."""
         if self._rcpt is not None:
-            self._services.counters.release(self._rcpt.reservation, self._services.clock.now_ns())
+            self._charges.release(self._rcpt)
             self._rcpt = None
 
     def _settle(self, how: Settle) -> None:
-        counters, now = self._services.counters, self._services.clock.now_ns()
-        reservations, self._reservations = self._reservations, []
-        if how is Settle.RELEASE:
-            for reservation in reservations:
-                counters.release(reservation, now)
-            return
-        actual = {Unit.BYTES: self._size}
-        for reservation in reservations:
-            counters.commit(reservation, now, actual)
-        account = self._client.account
-        if account is not None:
-            for hashed in self._new:
-                self._services.known.learn(account.id, hashed, now)
+        if how is Settle.COMMIT:
+            self._charges.commit(self._size)
+        else:
+            self._charges.release_all()
 
     def _stage(self, stage: str) -> None:
         now = time.perf_counter_ns()
@@ -632,19 +539,6 @@ class Transaction:
                 timings=self._timings,
             )
         )
-
-
-class _Recipient:
-    """A recipient on its way to the upstream. reservation: its charges. new: its hash, if it is a first-time one."""
-
-    __slots__ = ("command", "domain", "key", "new", "reservation")
-
-    def __init__(self, rcpt: RcptTo) -> None:
-        self.command = b"RCPT TO:<" + rcpt.recipient.wire.encode() + b">" + rcpt.parameters.wire + b"\r\n"
-        self.key = rcpt.recipient.key
-        self.domain = self.key.rpartition("@")[2]
-        self.reservation = 0
-        self.new = 0
 
 
 def _ignore(result: Reply | Loss) -> None:
