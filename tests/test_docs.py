@@ -404,7 +404,7 @@ def said_by_us() -> set[tuple[str, str, str]]:
 REACHED = ("450", "4.7.1", "Limit reached: Q UNITS in PERIOD (NAME); try again in TIME")
 TOO_MUCH = ("550", "5.7.1", "This message alone is more than the limit of Q UNITS allows (NAME)")
 FAULT = "Internal error; the operator finds it under reference REFERENCE"
-MADE = {REACHED, TOO_MUCH, ("451", "4.3.0", FAULT), ("421", "4.3.0", FAULT), ("454", "4.7.0", TOO_MANY_LOGINS.text)}
+MADE = {REACHED, TOO_MUCH, ("451", "4.3.0", FAULT), ("454", "4.7.0", TOO_MANY_LOGINS.text)}
 """Those that are made when they are said."""
 
 

@@ -366,7 +366,7 @@ class ClientSession(asyncio.Protocol):
         answer = self.fault(error)
         if self.transaction is not None:
             self.transaction.end_by_us(Reason.INTERNAL_ERROR)
-        self._smtp.close(Reply(421, answer.lines, "4.3.0"))
+        self._smtp.close(answer)
 
     def _cut(self, loss: Loss, farewell: Reply, reason: Reason) -> None:
         if self.transaction is not None and not self.transaction.done:

@@ -533,7 +533,7 @@ class Transaction:
                 reply=said,
                 upstream=self._pool.name if self._timings else "",
                 upstream_reply=said if upstream is answer else str(upstream or ""),
-                queue_id=read_queue_id(said) if verdict is Verdict.ACCEPTED and upstream is not None else "",
+                queue_id=read_queue_id(upstream.text) if verdict is Verdict.ACCEPTED and upstream is not None else "",
                 size=self._size,
                 recipients_accepted=self.accepted,
                 timings=self._timings,
