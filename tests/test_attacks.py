@@ -728,7 +728,7 @@ async def test_a_fault_of_ours_tells_the_client_a_reference_and_nothing_else(
         monkeypatch.setattr(Services, "destination", broken)
         await client.send(b"RCPT TO:<b@example.net>\r\n")
         _, text = await client.reply()
-        assert re.fullmatch(r"421 4\.3\.0 Internal error; the operator finds it under reference [0-9a-f]+", text)
+        assert re.fullmatch(r"451 4\.3\.0 Internal error; the operator finds it under reference [0-9a-f]+", text)
         assert world.services.metrics.internal_errors == 1
 
 

@@ -6,7 +6,9 @@ import os
 import resource
 import secrets
 import signal
+import time
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -90,33 +92,51 @@ class Process:
         self._tasks: set[asyncio.Task[None]] = set()
         self._exit_code = ExitCode.OK
         self._failure: Exception | None = None
+        self._cut = 0
         self.metrics_port = 0
         """Bound; 0 while metrics are off."""
 
     async def run(self, showing: "Showing | None" = None) -> int:
-        """Start everything, wait for the signal to stop, drain. Returns the exit code.
+        """Start everything, wait for the signal to stop, end it all in the reverse order. Returns the exit code.
 
         showing: have the guide say on the screen what there is; the log then goes to a file.
         """
-        config = self.config
+        config, started = self.config, time.monotonic()
         check_free(config)
         _allow_descriptors(config.server.max_sessions + config.upstream.max_connections + SPARE_DESCRIPTORS)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = events.configure(style=config.log.format, level=config.log.level, stream=self._log_file(showing))
-        events.started(version=__version__, config=self._name, pid=os.getpid())
-        await asyncio.to_thread(ensure, self.url)
-        tls = ServerTls.load(*self._certificate_files())
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(events.loop_fault)
+        async with AsyncExitStack() as parts:
+            log = events.configure(style=config.log.format, level=config.log.level, stream=self._log_file(showing))
+            parts.callback(log.close)
+            events.started(version=__version__, config=self._name, pid=os.getpid())
+            parts.callback(lambda: events.stopped(seconds=int(time.monotonic() - started), cut=self._cut))
+            await self._start(parts)
+            events.ready(listeners=len(self.relay.listeners))
+            guide = self._spawn(self._guide(showing)) if showing is not None else None
+            await self._stop.wait()
+            if guide is not None:
+                guide.cancel()
+        if self._failure is not None:
+            raise self._failure
+        return self._exit_code
 
-        drop = await self._start_maildrop()
-        writer = EventWriter(self.url)
+    async def _start(self, parts: AsyncExitStack) -> None:
+        """The wiring list. Each part says to `parts` how it is ended."""
+        config, loop = self.config, asyncio.get_running_loop()
+        loop.set_exception_handler(events.loop_fault)
+        await asyncio.to_thread(ensure, self.url)
+        self.tls = ServerTls.load(*self._certificate_files())
+        self.maildrop = await self._start_maildrop()
+        if self.maildrop is not None:
+            parts.push_async_callback(self.maildrop.close)
+        writer, counters = EventWriter(self.url), self._counters()
         writer.start()
+        parts.push_async_callback(_end_rows, writer, counters)
         watch = DirectoryWatch(self.url, self._directory_changed, self._directory_failed, loop)
         watch.start()
-        counters = self._counters()
+        parts.callback(watch.stop)
         metrics = RelayMetrics(CollectorRegistry())
-        pool = self._pool(config, drop)
+        pool = self._pool(config, self.maildrop)
         self.services = Services(
             rules=rules_of(config),
             directory=watch.current,
@@ -129,44 +149,29 @@ class Process:
             secret=_secret(config.server.data_dir / "hash.key"),
         )
         self.services.backend.open()
-        self.relay = Relay(self.services, listeners_of(config, tls.context), caps_of(config))
-        self.tls, self.maildrop = tls, drop
+        parts.callback(self.services.backend.close)
+        self.relay = Relay(self.services, listeners_of(config, self.tls.context), caps_of(config))
         self._watch_parts(metrics, writer, counters)
-        server = self._serve_metrics(metrics)
+        if (server := self._serve_metrics(metrics)) is not None:
+            parts.callback(server.shutdown)
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         await self._greet_upstream(pool)
+        parts.push_async_callback(self._end_sessions)
         await self.relay.open()
         self._spawn(self._keep_counters(counters, writer))
         # What is here now stays: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 20, 50)
-        events.ready(listeners=len(self.relay.listeners))
-        guide = self._spawn(self._guide(showing)) if showing is not None else None
-        await self._stop.wait()
 
-        if guide is not None:
-            guide.cancel()
-        events.draining(sessions=self.relay.sessions, transactions=self.relay.busy, seconds=config.server.drain_seconds)
-        cut = await self.relay.drain(config.server.drain_seconds)
+    async def _end_sessions(self) -> None:
+        seconds = self.config.server.drain_seconds
+        events.draining(sessions=self.relay.sessions, transactions=self.relay.busy, seconds=seconds)
+        self._cut = await self.relay.drain(seconds)
         for task in tuple(self._tasks):
             task.cancel()
-        watch.stop()
-        self.services.backend.close()
-        writer.store_counters(counters.snapshot())
-        if not await asyncio.to_thread(writer.stop, FLUSH_SECONDS):
-            events.event_rows_dropped(count=writer.backlog)
-        if drop is not None:
-            await drop.close()
-        if server is not None:
-            server.shutdown()
-        events.stopped(cut=cut)
-        log.close()
-        if self._failure is not None:
-            raise self._failure
-        return self._exit_code
 
     # parts
 
@@ -376,6 +381,13 @@ class Process:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _end_rows(writer: EventWriter, counters: MemoryCounters) -> None:
+    """Have every row and the last state of the counters written, if the database takes them."""
+    writer.store_counters(counters.snapshot())
+    if not await asyncio.to_thread(writer.stop, FLUSH_SECONDS):
+        events.event_rows_dropped(count=writer.backlog)
 
 
 def _recorder(writer: EventWriter, *, level: str) -> Callable[[EventRow], None]:

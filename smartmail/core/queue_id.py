@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-_FORMS: Final = re.compile(r"(?:queued as |\bid=|\bqp |^<[^<> ]*> )([0-9A-Za-z][0-9A-Za-z.+=_-]{3,63})")
+_FORMS: Final = re.compile(r"(?:queued as |\bid=|\bqp |^<[^<> ]*@[^<> ]*> |^<)([0-9A-Za-z][0-9A-Za-z.+=_-]{3,63})")
 """Postfix, aiosmtpd: "queued as 4XyZ12"; Exim: "OK id=1tBqFv-0001-2w"; qmail: "qp 12345"; Dovecot: "<to> id Saved"."""
 
 

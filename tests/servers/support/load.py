@@ -102,8 +102,8 @@ class Sender:
     async def close(self) -> None:
         """Hang up."""
         if self._writer is not None:
-            self._writer.close()
-            with suppress(ConnectionError):
+            self._writer.transport.abort()
+            with suppress(OSError):
                 await self._writer.wait_closed()
 
 

@@ -84,6 +84,13 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+def _let_go(writer: asyncio.StreamWriter) -> None:
+    """Close, without waiting for a peer that may never read what is left."""
+    writer.close()
+    if writer.transport.get_write_buffer_size():
+        writer.transport.abort()
+
+
 class ScriptedUpstream:
     """The upstream. `listing` gets one line per kept message, its mark, before the 250 is sent."""
 
@@ -116,6 +123,7 @@ class ScriptedUpstream:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a transport that was aborted lets go of its socket in the loop's next round
 
     async def wait_for(self, step: Step, number: int = 1) -> None:
         """Wait until `step` has been reached `number` times."""
@@ -132,7 +140,7 @@ class ScriptedUpstream:
             pass
         finally:
             self._tasks.discard(task)
-            writer.close()
+            _let_go(writer)
 
     async def _answer(self, step: Step, usual: bytes, writer: asyncio.StreamWriter) -> bool:
         """Reply at `step`. True when the usual reply was given. Raises _Gone where the session is to end."""
@@ -248,6 +256,7 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a transport that was aborted lets go of its socket in the loop's next round
 
     def _due(self) -> bool:
         self._seen += 1
@@ -268,12 +277,12 @@ class Link:
                 await self._up(reader, writer, up_writer, down)
             finally:
                 down.cancel()
-                up_writer.close()
+                _let_go(up_writer)
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
-            writer.close()
+            _let_go(writer)
 
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
