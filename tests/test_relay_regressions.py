@@ -193,6 +193,20 @@ async def test_xclient_refused_for_now_is_asked_for_again() -> None:
         assert up.reached["xclient"] >= 2
 
 
+@pytest.mark.parametrize("answer", ["550 5.7.0 Not from you", "250 2.0.0 Ok"])
+async def test_xclient_that_is_never_honoured_is_given_up_and_said_once(answer: str) -> None:
+    """250 is what a sink says that knows the word only; 220 would have been the start of the new session."""
+    up = Upstream(capabilities=(*CAPABILITIES, "XCLIENT NAME ADDR PORT PROTO HELO LOGIN"))
+    async with running(Setup(listeners=("relay",), upstream=up)) as world:
+        said: list[str] = []
+        world.relay.services.pool.on_refused_identity = said.append
+        up.overrides.append(Override("xclient", answer))
+        for _ in range(2):
+            client = await world.greeted()
+            assert (await client.mail())[0] == 250
+        assert said == [answer]
+
+
 async def test_a_long_xforward_where_nothing_is_pipelined() -> None:
     up = Upstream(capabilities=("XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE",))
     async with running(Setup(listeners=("relay",), upstream=up)) as world:

@@ -210,6 +210,7 @@ class Process:
                 events.upstream_down(address=name, reason=why)
 
         pool.on_change = changed
+        pool.on_refused_identity = lambda answer: events.upstream_refuses_identity(address=name, reply=answer)
         return pool
 
     def _counters(self) -> MemoryCounters:

@@ -134,6 +134,12 @@ def upstream_capabilities(*, address: str, capabilities: Sequence[str], identity
     _emit(logging.INFO, "upstream_capabilities", "upstream offers", fields)
 
 
+def upstream_refuses_identity(*, address: str, reply: str) -> None:
+    """It offers XCLIENT and does not take it from us: it is told of clients by XFORWARD, or not at all."""
+    fields: dict[str, Field] = {"address": address, "reply": reply}
+    _emit(logging.WARNING, "upstream_refuses_identity", "upstream refuses XCLIENT, XFORWARD is used if offered", fields)
+
+
 def auth_backend_up(*, socket: str) -> None:
     """Dovecot's authentication socket answers (again)."""
     _emit(logging.INFO, "auth_backend_up", "authentication backend is up", {"socket": socket})

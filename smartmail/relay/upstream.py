@@ -28,6 +28,8 @@ class Pool:
         self.opened = 0
         self.reused = 0
         self.failed = 0
+        self.on_refused_identity: Callable[[str], None] | None = None
+        """Told once, with its reply, when the upstream offers XCLIENT and then does not take it."""
         self.on_change: Callable[[bool, str], None] | None = None
         """Told when the upstream turns reachable or not, and why."""
         self._loop = loop
@@ -186,7 +188,10 @@ class Pool:
             answer = await connection.ask(command, self.route.timeouts.mail)
             if answer.code != 220:
                 connection.farewell()
-                if answer.code >= 500 and self.route.identify is Identify.AUTO:
+                # A 4xx passes; anything else will be the same with the next client.
+                if not answer.transient and self.route.identify is Identify.AUTO:
+                    if not self._refuses_xclient and self.on_refused_identity is not None:
+                        self.on_refused_identity(str(answer))
                     self._refuses_xclient = True
                     raise UnsuitableError(f"XCLIENT answered with {answer}", answer)
                 raise UpstreamError(f"XCLIENT answered with {answer}", answer)
