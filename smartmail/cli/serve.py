@@ -201,7 +201,7 @@ class Process:
 
     def _pool(self, config: Config, drop: maildrop.MaildropServer | None) -> Pool:
         pool = Pool(route_of(config, drop.address if drop else None), asyncio.get_running_loop())
-        name = pool.route.name
+        name = pool.name
 
         def changed(reachable: bool, why: str) -> None:
             if reachable:
@@ -241,7 +241,7 @@ class Process:
                 pool.give_back(await pool.connect())
         except (UpstreamError, TimeoutError):
             return
-        events.upstream_capabilities(address=pool.route.name, capabilities=sorted(pool.capabilities.keywords))
+        events.upstream_capabilities(address=pool.name, capabilities=sorted(pool.capabilities.keywords))
 
     def _watch_parts(self, metrics: RelayMetrics, writer: EventWriter, counters: MemoryCounters) -> None:
         services = self.services

@@ -61,7 +61,6 @@ class Session:
         "_chunks",
         "_data",
         "_discard",
-        "_early_until",
         "_last",
         "_noops",
         "_out",

@@ -178,7 +178,7 @@ class Relay:
         metrics.logins[Outcome.OK.value] += 1
         self.log_out(session)
         self._by_account.setdefault(account.id, set()).add(session)
-        session.log_in(account)
+        session.speak_for(account)
         return result.reply
 
     def _login_refused(self, session: ClientSession, login: str, reason: str) -> None:

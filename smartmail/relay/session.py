@@ -82,7 +82,6 @@ class ClientSession(asyncio.Protocol):
         "ending",
         "heard",
         "helo",
-        "login",
         "listener",
         "network",
         "rules",
@@ -125,7 +124,6 @@ class ClientSession(asyncio.Protocol):
         self.door: Door = listener.closed_door
         self.budget: Budget = relay.no_budget
         self.helo = ""
-        self.login = ""
         self._identity: Identity | None = None
 
     @property
@@ -141,23 +139,15 @@ class ClientSession(asyncio.Protocol):
             address, port = self._client
             here = self._peer.here if self._peer is not None else self.listener.local_address(self._transport)
             proto = "ESMTP" if self._smtp.extended else "SMTP"
-            identity = self._identity = Identity("", address, port, proto, self.helo, self.login, *here)
+            login = "" if self.account is None else self.account.address
+            identity = self._identity = Identity("", address, port, proto, self.helo, login, *here)
         return identity
 
-    def log_in(self, account: Account) -> None:
-        """This session speaks for `account` from now on."""
+    def speak_for(self, account: Account | None) -> None:
+        """Whose mails this session's are from now on; None: nobody's that logged in."""
         self.account = account
-        self.login = account.address
         self._identity = None
         self.budget = self._relay.budget_of(account, self.network)
-
-    def _log_out(self) -> None:
-        """What was said before TLS may have been said by anybody (RFC 3207 section 4.2)."""
-        self._relay.log_out(self)
-        self.account = None
-        self.login = ""
-        self._identity = None
-        self.budget = self._relay.budget_of(None, self.network)
 
     # asyncio.Protocol
 
@@ -176,7 +166,7 @@ class ClientSession(asyncio.Protocol):
         self.budget = relay.budget_of(None, self.network)
         self._exposed = True
         refusal = relay.admit(self)
-        self.heard = self._relay.tick.now
+        self.heard = relay.tick.now
         if refusal is not None:
             self._refuse_session(refusal)
         elif delay := self.listener.greeting_delay:
@@ -245,8 +235,7 @@ class ClientSession(asyncio.Protocol):
         if not decision.accepted:
             self.end_at_boundary(SESSION_ENDED[decision.reason])
             return
-        self.account = account
-        self.budget = self._relay.budget_of(account, self.network)
+        self.speak_for(account)
 
     def sweep(self, now: float) -> None:
         """Once a second: has the client been silent, or too slow, for too long?"""
@@ -369,7 +358,7 @@ class ClientSession(asyncio.Protocol):
         self._smtp.close(answer)
 
     def _cut(self, loss: Loss, farewell: Reply, reason: Reason) -> None:
-        if self.transaction is not None and not self.transaction.done:
+        if self.transaction is not None:
             fate = self.transaction.client_lost(loss)
             if fate is not None and fate.finish:
                 return
@@ -378,7 +367,7 @@ class ClientSession(asyncio.Protocol):
         self._flush()
 
     def _finish(self, farewell: Reply, reason: Reason) -> None:
-        if self.transaction is not None and not self.transaction.done:
+        if self.transaction is not None:
             self.transaction.end_by_us(reason)
         self._smtp.close(farewell)
 
@@ -450,7 +439,9 @@ class ClientSession(asyncio.Protocol):
         self._paused = 0
         self._note_tls(secured.get_extra_info("ssl_object"))
         self.helo = ""
-        self._log_out()
+        # What was said before TLS may have been said by anybody (RFC 3207 section 4.2).
+        self._relay.log_out(self)
+        self.speak_for(None)
         self._smtp.offer = self.listener.no_offer
         self._smtp.tls_started()
         self.heard = self._relay.tick.now
@@ -582,7 +573,7 @@ class ClientSession(asyncio.Protocol):
 
     def _reset(self) -> None:
         transaction, self.transaction = self.transaction, None
-        if transaction is not None and not transaction.done:
+        if transaction is not None:
             transaction.reset()
 
 

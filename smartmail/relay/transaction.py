@@ -183,7 +183,7 @@ class Transaction:
         if self.done:
             return
         if result is Loss.UPSTREAM_LOST or (isinstance(result, Reply) and result.code == 421):
-            self._drop_connection()
+            self._return_connection(reusable=False)
             self._task = asyncio.get_running_loop().create_task(self._prepare(None))
             return
         self._mail_answered(result)
@@ -358,7 +358,7 @@ class Transaction:
             return
         self._stage("dot")
         if result.positive:
-            self._settle(Settle.COMMIT)
+            self._charges.commit(self._size)
             connection, self._connection = self._connection, None
             if connection is not None:
                 self._stop_listening(connection)
@@ -415,16 +415,19 @@ class Transaction:
         if self._rcpt is not None and not self.done:
             self._note_recipient(self._rcpt, Decision(fate.verdict, fate.reason, answer))
         self._release_pending()
-        self._settle(fate.charge)
+        if fate.charge is Settle.COMMIT:
+            self._charges.commit(self._size)
+        else:
+            self._charges.release_all()
         self._finish(fate.verdict, fate.reason, answer)
-        self._drop_connection()
+        self._return_connection(reusable=False)
         self._end_with(answer)
 
     def _upstream_refuses(self, result: Reply) -> None:
         """MAIL, DATA or the dot was answered 4xx or 5xx."""
         decision = _by_upstream(result)
         self._upstream_reply = result
-        self._settle(Settle.RELEASE)
+        self._charges.release_all()
         answer = decision.reply or result
         self._finish(decision.verdict, decision.reason, answer)
         # A positive reply where none can be: the two of us no longer speak of the same thing.
@@ -441,7 +444,7 @@ class Transaction:
     def _broken(self, error: BaseException) -> None:
         answer = self._client.fault(error)
         self._abandon(Verdict.DEFERRED, Reason.INTERNAL_ERROR)
-        self._drop_connection()
+        self._return_connection(reusable=False)
         self._end_with(answer)
 
     def _abandon(self, verdict: Verdict, reason: Reason) -> None:
@@ -449,7 +452,7 @@ class Transaction:
         if self.done:
             return
         self._release_pending()
-        self._settle(Settle.RELEASE)
+        self._charges.release_all()
         answer = self._refusal.reply if self._refusal is not None else None
         # First of all: a connection that is cut says so to whoever waits on it, and this mail has ended already.
         self._finish(verdict, reason, answer)
@@ -472,12 +475,6 @@ class Transaction:
         else:
             connection.abort()
 
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._stop_listening(connection)
-            connection.abort()
-
     def _stop_listening(self, connection: Connection) -> None:
         """This mail has no more to do with it. A client that was held for its slowness is read again."""
         connection.on_blocked = connection.on_fault = None
@@ -488,12 +485,6 @@ class Transaction:
         if self._rcpt is not None:
             self._charges.release(self._rcpt)
             self._rcpt = None
-
-    def _settle(self, how: Settle) -> None:
-        if how is Settle.COMMIT:
-            self._charges.commit(self._size)
-        else:
-            self._charges.release_all()
 
     def _stage(self, stage: str) -> None:
         now = time.perf_counter_ns()
