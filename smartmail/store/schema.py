@@ -94,8 +94,11 @@ subscription = Table(
     Column("paid_through", Date),
     Column("created_ns", BigInteger, nullable=False),
     Column("closed_ns", BigInteger),
+    Column("trial_until", Date),
+    Column("closed_for", Text, nullable=False, server_default=""),
     CheckConstraint("anchor_day BETWEEN 1 AND 31", name="anchor_day"),
 )
+"""closed_for: "" while it is open, then "ended" or "abuse"."""
 
 domain = Table(
     "domain",

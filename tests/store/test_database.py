@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from smartmail.store import migrations, plans
+from smartmail.store import migrations, plans, schema_monitor
 from smartmail.store.customers import add_customer, list_customers
 from smartmail.store.database import Database
 from smartmail.store.errors import Conflict, StoreUnavailable
@@ -104,21 +104,21 @@ def test_the_default_plan_is_there(database: Database) -> None:
 
 
 EVIDENCE = {
-    "standing_change": "INSERT INTO standing_change VALUES (1, 'account', '1', 'billing', 'a', 'b', 'why', 'who', 1)",
-    "transaction_event": f"INSERT INTO transaction_event VALUES (1, 1{', 1' * 21})",
+    name: f"INSERT INTO {name} VALUES (1{', 1' * (len(metadata.tables[name].columns) - 1)})"
+    for name in (*APPEND_ONLY, *schema_monitor.APPEND_ONLY)
 }
 
 
-@pytest.mark.parametrize("table", APPEND_ONLY)
+@pytest.mark.parametrize("table", EVIDENCE)
 @pytest.mark.parametrize(
     "attack",
     [
-        "UPDATE {table} SET at_ns = 2",
+        "UPDATE {table} SET {column} = 2",
         "DELETE FROM {table}",
-        "UPDATE OR REPLACE {table} SET at_ns = 2",
+        "UPDATE OR REPLACE {table} SET {column} = 2",
         "REPLACE INTO {table} SELECT * FROM {table}",
         "INSERT OR REPLACE INTO {table} SELECT * FROM {table}",
-        "INSERT INTO {table} SELECT * FROM {table} WHERE true ON CONFLICT (id) DO UPDATE SET at_ns = 2",
+        "INSERT INTO {table} SELECT * FROM {table} WHERE true ON CONFLICT (id) DO UPDATE SET {column} = 2",
     ],
 )
 def test_evidence_is_neither_changed_nor_removed(url: str, table: str, attack: str) -> None:
@@ -126,8 +126,20 @@ def test_evidence_is_neither_changed_nor_removed(url: str, table: str, attack: s
     connection.execute(EVIDENCE[table])
     connection.commit()
     before = connection.execute(f"SELECT * FROM {table}").fetchall()
+    columns = [column.name for column in metadata.tables[table].columns]
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        connection.execute(attack.format(table=table))
+        connection.execute(attack.format(table=table, column=columns[1]))
     connection.rollback()
     assert connection.execute(f"SELECT * FROM {table}").fetchall() == before
+    connection.close()
+
+
+@pytest.mark.parametrize("table", ["terms_version", "sla_revision", "ledger_entry"])
+def test_evidence_is_not_pushed_out_by_a_row_of_the_same_key(url: str, table: str) -> None:
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    connection.execute(EVIDENCE[table])
+    connection.commit()
+    others = ", ".join(column.name for column in metadata.tables[table].columns if column.name != "id")
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute(f"INSERT OR REPLACE INTO {table} (id, {others}) SELECT id + 1, {others} FROM {table}")
     connection.close()

@@ -1,0 +1,1 @@
+"""The uptime monitor: probes, agents, and the months they add up to."""

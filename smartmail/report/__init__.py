@@ -1,0 +1,1 @@
+"""One model of a month, and what is made of it: terminal, CSV, JSON, HTML, PDF."""

@@ -1,0 +1,1 @@
+"""The ASGI application: agents hand in what they saw."""
