@@ -1,6 +1,7 @@
 """The configuration: one TOML file, read into frozen values; all that is wrong with it said at once.
 
 values.py    addresses, networks, paths
+monitor.py   the monitor's part of the model
 model.py     every key, its default, its bounds and its documentation
 checks.py    what no single value can tell
 problems.py  errors in plain words
@@ -25,12 +26,14 @@ from smartmail.config.model import (
     TlsConfig,
     UpstreamConfig,
 )
+from smartmail.config.monitor import CheckConfig, MonitorConfig, TermsConfig
 from smartmail.config.problems import ConfigError, Problem, toml_value
 from smartmail.config.sample import json_schema, reference, sample_toml
 from smartmail.config.values import TcpAddress, UnixAddress, is_loopback, parse_address
 
 __all__ = [
     "AuthConfig",
+    "CheckConfig",
     "Config",
     "ConfigError",
     "ContentConfig",
@@ -40,11 +43,13 @@ __all__ = [
     "LogConfig",
     "MaildropConfig",
     "MetricsConfig",
+    "MonitorConfig",
     "Problem",
     "SenderConfig",
     "ServerConfig",
     "StoreConfig",
     "TcpAddress",
+    "TermsConfig",
     "TimeoutsConfig",
     "TlsConfig",
     "UnixAddress",

@@ -11,6 +11,7 @@ from pathlib import Path
 from smartmail.config.model import Config, ListenerConfig
 from smartmail.config.problems import Loc
 from smartmail.config.values import Network, TcpAddress, UnixAddress, is_loopback
+from smartmail.core.roster import CheckKind
 
 WIDEST_V4 = 8
 WIDEST_V6 = 7
@@ -44,6 +45,7 @@ def findings(config: Config, origins: Mapping[str, str]) -> Iterator[Finding]:
     yield from _certificate(config)
     yield from _auth(config)
     yield from _store(config, origins)
+    yield from _monitor(config)
     if config.server.data_dir.exists() and not config.server.data_dir.is_dir():
         yield Finding((("server", "data_dir"),), f"{config.server.data_dir} is a file, not a folder")
 
@@ -83,6 +85,8 @@ def _doors(config: Config) -> Iterator[tuple[Loc, TcpAddress]]:
         yield ("listener", index, "address"), listener.endpoint
     if config.metrics.endpoint:
         yield ("metrics", "address"), config.metrics.endpoint
+    if config.monitor.endpoint:
+        yield ("monitor", "address"), config.monitor.endpoint
     if config.upstream.endpoint is None:
         yield ("maildrop", "address"), config.maildrop.endpoint
 
@@ -120,6 +124,7 @@ def _names(config: Config) -> Iterator[Finding]:
     for section, names in (
         ("listener", [entry.name for entry in config.listener]),
         ("limit", [entry.name for entry in config.limit]),
+        ("check", [entry.name for entry in config.check]),
     ):
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -258,3 +263,40 @@ def _file_trouble(path: Path) -> tuple[str, str] | None:
             f"{path} cannot be read: {error.strerror}",
             "check its owner and mode, and those of its folders",
         )
+
+
+_NEEDS_LOGIN = (
+    CheckKind.SUBMISSION,
+    CheckKind.SMTPS,
+    CheckKind.IMAP,
+    CheckKind.IMAPS,
+    CheckKind.POP3S,
+    CheckKind.SIEVE,
+    CheckKind.ROUND_TRIP,
+)
+
+
+def _monitor(config: Config) -> Iterator[Finding]:
+    for index, check in enumerate(config.check):
+        unknown = [place for place in check.locations if place not in config.monitor.locations]
+        if unknown:
+            reason = f"{', '.join(unknown)}: no such location"
+            yield Finding((("check", index, "locations"), ("monitor", "locations")), reason, "see monitor.locations")
+        if check.kind in _NEEDS_LOGIN and not check.secret:
+            reason = f"{check.kind.value} logs in, and secret names no login"
+            yield Finding((("check", index, "secret"), ("check", index, "kind")), reason, 'secret = "probe"')
+        if check.kind in (CheckKind.MX, CheckKind.ROUND_TRIP) and not check.recipient:
+            reason = f"{check.kind.value} needs a recipient of ours"
+            yield Finding((("check", index, "recipient"),), reason, 'recipient = "probe@example.com"')
+    if (config.monitor.certificate is None) != (config.monitor.key is None):
+        reason = "certificate and key go together"
+        yield Finding((("monitor", "certificate"), ("monitor", "key")), reason, "set both, or neither")
+    seen: dict[str, int] = {}
+    for index, terms in enumerate(config.terms):
+        if terms.numerator > terms.denominator:
+            reason = f"{terms.numerator}/{terms.denominator} is more than all"
+            yield Finding((("terms", index, "numerator"), ("terms", index, "denominator")), reason)
+        if terms.version in seen:
+            reason = f'terms[{seen[terms.version]}] has the version "{terms.version}" already'
+            yield Finding((("terms", index, "version"),), reason, "each version is its own")
+        seen.setdefault(terms.version, index)

@@ -7,8 +7,10 @@ Frozen: a reload makes a new value, it never changes one.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
+from smartmail.config.monitor import CheckConfig, MonitorConfig, TermsConfig
+from smartmail.config.section import Section
 from smartmail.config.values import (
     HostName,
     ListenAddress,
@@ -25,21 +27,10 @@ from smartmail.config.values import (
     parse_address,
 )
 from smartmail.core.limits import Limit, Mode, Scope, Unit
+from smartmail.core.sla import Terms
 
 MAX_MESSAGE_SIZE = 52_428_800
 """Octets: 50 MiB."""
-
-
-class Section(BaseModel):
-    """One table of the file."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        validate_default=True,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
 
 
 class ServerConfig(Section):
@@ -292,6 +283,14 @@ class Config(Section):
     content: ContentConfig = Field(default_factory=ContentConfig)
     sender: SenderConfig = Field(default_factory=SenderConfig)
     limit: Annotated[tuple[LimitConfig, ...], Field(max_length=64)] = ()
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig)
+    check: Annotated[tuple[CheckConfig, ...], Field(max_length=20_000)] = ()
+    terms: Annotated[tuple[TermsConfig, ...], Field(max_length=64)] = (TermsConfig(version="default"),)
+
+    @property
+    def sla_terms(self) -> tuple[Terms, ...]:
+        """What was promised when, as the core wants it."""
+        return tuple(entry.terms() for entry in self.terms)
 
     @property
     def limits(self) -> tuple[Limit, ...]:

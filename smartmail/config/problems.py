@@ -170,10 +170,11 @@ def _shape(error: ErrorDetails) -> tuple[str, str]:
     model, many = section_of(field) if field else (None, False)
     is_table = len(loc) == 1 or (len(loc) == 2 and isinstance(loc[1], int))
     if not (model and is_table):
-        hint = f'for example {loc[-1]} = ["192.0.2.0/24"]'
+        words = '["berlin", "toronto"]' if loc[-1] == "locations" else '["192.0.2.0/24"]'
+        hint = f"for example {loc[-1]} = {words}"
         return f"must be a list in square brackets, not {_shown(value)}", hint
     if error["type"] == "too_long":
-        return "there are more than 64", ""
+        return f"there are more than {error.get('ctx', {}).get('max_length', 64)}", ""
     if many:
         return f"must be a list of tables, not {_shown(value)}", f"write [[{name}]], with two brackets"
     return f"must be a table, not {_shown(value)}", f"write [{name}]"

@@ -131,7 +131,7 @@ def _kind(field: FieldInfo) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " ".join(f"`{member.value}`" for member in annotation)
     if get_origin(annotation) is tuple:
-        return "networks"
+        return "networks" if get_args(annotation)[0] is not str else "texts"
     if annotation is bool:
         return "`true` `false`"
     if annotation is int:

@@ -2,11 +2,15 @@
 
 import ipaddress
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 from pydantic_core import PydanticCustomError
+
+from smartmail.core.roster import NAME
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -159,12 +163,48 @@ def _hostname(text: str) -> str:
     return text
 
 
+def _monitor_name(text: str) -> str:
+    if not NAME.match(text):
+        raise wrong(f"{text!r} is no name: small letters, digits and -, 40 at most", 'for example "web-mail"')
+    return text
+
+
+def _host_or_address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return _hostname(text)
+    return text
+
+
+def _day(text: str) -> str:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        raise wrong(f"{text!r} is no day", 'for example "2026-01-01"') from None
+    return text
+
+
+def _zone(text: str) -> str:
+    try:
+        known = text == "UTC" or text in available_timezones()
+    except ValueError:
+        known = False
+    if not known:
+        raise wrong(f"{text!r} is no time zone", 'for example "Europe/London" or "UTC"')
+    return text
+
+
 WholeNumber = Annotated[int, Strict()]
 Seconds = Annotated[int, Strict(), Field(ge=1, le=3600)]
 Switch = Annotated[bool, Strict()]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 ListenAddressOrOff = Annotated[str, AfterValidator(_listen_or_off)]
 UpstreamAddress = Annotated[str, AfterValidator(_upstream)]
+MonitorName = Annotated[str, AfterValidator(_monitor_name)]
+HostOrAddress = Annotated[str, AfterValidator(_host_or_address)]
+Day = Annotated[str, AfterValidator(_day)]
+ZoneName = Annotated[str, AfterValidator(_zone)]
 HostName = Annotated[str, AfterValidator(_hostname)]
 NetworkField = Annotated[Network, BeforeValidator(_network)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_path)]
