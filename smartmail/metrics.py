@@ -6,7 +6,7 @@ plain integers, because it counts some twenty times for each mail; they become P
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Info
@@ -16,6 +16,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from smartmail import __version__
+from smartmail.core.live import LiveMonth
+from smartmail.core.minutes import Verdict as Minute
 from smartmail.core.policy import Reason, Verdict
 
 STAGES: Final = ("connect", "mail", "rcpt", "data", "content", "dot")
@@ -66,11 +68,35 @@ Read = tuple[str, str, Callable[[], float]]
 """Name, help and function of a metric that somebody else keeps."""
 
 
-class RelayMetrics:
-    """What the relay counts. Only the loop's thread writes; the scrape reads copies."""
+class Watching:
+    """What every process of ours tells: its build, its Python, and what others keep and are asked for."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._gauges: list[Read] = []
+        self._counters: list[Read] = []
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        Info("smartmail_build", "Version of Smart Mail.", registry=registry).info({"version": __version__})
+
+    def watch(self, *, gauges: Iterable[Read] = (), counters: Iterable[Read] = ()) -> None:
+        """Add metrics that are read when Prometheus asks. Counters are named without their _total."""
+        self._gauges += gauges
+        self._counters += counters
+
+    def watched(self, counters: Iterable[Read] = (), gauges: Iterable[Read] = ()) -> Iterator[Metric]:
+        """Those, and the ones given."""
+        for name, text, function in (*counters, *self._counters):
+            yield CounterMetricFamily(name, text, value=function())
+        for name, text, function in (*gauges, *self._gauges):
+            yield GaugeMetricFamily(name, text, value=function())
+
+
+class RelayMetrics(Watching):
+    """What the relay counts. Only the loop's thread writes; the scrape reads copies."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
         self.sessions_opened: Counter[str] = Counter()
         self.sessions_open: Counter[str] = Counter()
         self.sessions_refused: Counter[str] = Counter()
@@ -85,17 +111,7 @@ class RelayMetrics:
         self.directory_errors = 0
         self.reload_ok = 1
         self.stages: dict[str, Histogram] = defaultdict(Histogram, {stage: Histogram() for stage in STAGES})
-        self._gauges: list[Read] = []
-        self._counters: list[Read] = []
-        ProcessCollector(registry=registry)
-        GCCollector(registry=registry)
-        Info("smartmail_build", "Version of Smart Mail.", registry=registry).info({"version": __version__})
         registry.register(self)
-
-    def watch(self, *, gauges: Iterable[Read] = (), counters: Iterable[Read] = ()) -> None:
-        """Add metrics that are read when Prometheus asks. Counters are named without their _total."""
-        self._gauges += gauges
-        self._counters += counters
 
     def collect(self) -> Iterator[Metric]:
         """All of it, for the registry."""
@@ -164,10 +180,147 @@ class RelayMetrics:
                 lambda: self.reload_ok,
             ),
         )
-        for name, text, function in (*counters, *self._counters):
-            yield CounterMetricFamily(name, text, value=function())
-        for name, text, function in (*gauges, *self._gauges):
-            yield GaugeMetricFamily(name, text, value=function())
+        yield from self.watched(counters, gauges)
+
+
+class MonitorMetrics(Watching):
+    """What the monitor knows. `live` is put in whole, once a minute; its figures are the ledger's."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.live: tuple[LiveMonth, ...] = ()
+        self.refused: Callable[[], Mapping[str, int]] = dict
+        """Of the collector, by reason."""
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """All of it, for the registry."""
+        yield _counter(
+            "smartmail_collector_refused", "Requests that the collector refused.", ("reason",), Counter(self.refused())
+        )
+        yield from self._months()
+        yield from self._rates()
+        yield from self._places()
+        yield from self.watched()
+
+    def _months(self) -> Iterator[Metric]:
+        minutes = GaugeMetricFamily(
+            "smartmail_sla_minutes",
+            "Minutes of the running month so far, by what they were.",
+            labels=("service", "state"),
+        )
+        now = GaugeMetricFamily(
+            "smartmail_service_state", "1 for what the last judged minute was, else 0.", labels=("service", "state")
+        )
+        for one in self.live:
+            judged = one.record.assessment
+            for state, count in (
+                (Minute.UP, judged.up_minutes),
+                (Minute.DOWN, judged.down_minutes),
+                (Minute.UNKNOWN, judged.unknown_minutes),
+                (Minute.MAINTENANCE, judged.maintenance_minutes),
+            ):
+                minutes.add_metric((one.record.service, state.value), count)
+                now.add_metric((one.record.service, state.value), float(one.verdict is state))
+        yield minutes
+        yield now
+        for name, text, read in _BUDGET:
+            family = GaugeMetricFamily(name, text, labels=("service",))
+            for one in self.live:
+                value = read(one)
+                if value is not None:
+                    family.add_metric((one.record.service,), value)
+            yield family
+
+    def _rates(self) -> Iterator[Metric]:
+        rates = GaugeMetricFamily(
+            "smartmail_sla_burn_rate",
+            "Down minutes of the window against an even use of the month's budget, which is 1.",
+            labels=("service", "window"),
+        )
+        alerts = GaugeMetricFamily(
+            "smartmail_sla_alert",
+            "1 while both windows of a pair burn too fast, by the longer one.",
+            labels=("service", "window", "urgency"),
+        )
+        for one in self.live:
+            service = one.record.service
+            for burn in one.burns:
+                rates.add_metric((service, _span(burn.window)), burn.rate / 1000)
+            for alert in one.alerts:
+                labels = (service, _span(alert.pair.long), alert.pair.urgency.value)
+                alerts.add_metric(labels, float(alert.firing))
+        yield rates
+        yield alerts
+
+    def _places(self) -> Iterator[Metric]:
+        checks = GaugeMetricFamily(
+            "smartmail_check_minutes",
+            "Minutes of the running month so far, of a check.",
+            labels=("service", "check", "state"),
+        )
+        places = GaugeMetricFamily(
+            "smartmail_location_minutes",
+            "Minutes of the running month so far, as one location saw a check.",
+            labels=("service", "check", "location", "state"),
+        )
+        alone = GaugeMetricFamily(
+            "smartmail_location_failing_alone",
+            "1 while a location sees a check fail that the others see up.",
+            labels=("service", "check", "location"),
+        )
+        for one in self.live:
+            service = one.record.service
+            for check in one.record.findings.checks:
+                for state, count in (("up", check.up), ("down", check.down), ("unknown", check.unknown)):
+                    checks.add_metric((service, check.check, state), count)
+            failing = {(advisory.check, advisory.location) for advisory in one.advisories}
+            for seen in one.record.findings.locations:
+                for state, count in (
+                    ("up", seen.up),
+                    ("down", seen.down),
+                    ("silent", seen.silent),
+                    ("silenced", seen.silenced),
+                ):
+                    places.add_metric((service, seen.check, seen.location, state), count)
+                here = (service, seen.check, seen.location)
+                alone.add_metric(here, float((seen.check, seen.location) in failing))
+        yield checks
+        yield places
+        yield alone
+
+
+_BUDGET: Final[tuple[tuple[str, str, Callable[[LiveMonth], float | None]], ...]] = (
+    (
+        "smartmail_sla_eligible_minutes",
+        "Minutes of the whole running month that the promise is measured on.",
+        lambda one: one.budget.eligible,
+    ),
+    ("smartmail_sla_allowed_minutes", "Down minutes that the running month may have.", lambda one: one.budget.allowed),
+    (
+        "smartmail_sla_left_minutes",
+        "Down minutes that are left of it; below 0 the month is breached.",
+        lambda one: one.budget.left,
+    ),
+    (
+        "smartmail_sla_breach_in_minutes",
+        "Minutes to the breach at the last hour's rate; absent while none is in sight.",
+        lambda one: one.breach_in,
+    ),
+    (
+        "smartmail_incident_start_timestamp_seconds",
+        "First failing minute of the open incident; absent without one.",
+        lambda one: None if one.incident is None else one.incident.start * 60,
+    ),
+    ("smartmail_sla_judged_until_timestamp_seconds", "Up to here minutes are judged.", lambda one: one.until * 60),
+)
+
+
+def _span(minutes: int) -> str:
+    for length, unit in ((1440, "d"), (60, "h")):
+        if minutes % length == 0:
+            return f"{minutes // length}{unit}"
+    return f"{minutes}m"
 
 
 def _counter(

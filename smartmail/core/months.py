@@ -106,18 +106,22 @@ def minute_of(epoch_ms: int) -> int:
     return epoch_ms // MS_PER_MINUTE
 
 
-def first_minute(day: date, zone: tzinfo) -> int:
-    """The first minute at which the local clock shows midnight of `day`: the earlier one where it shows two, the first
-    instant after the jump where it shows none (then a day skipped as a whole begins where the next one does)."""
-    midnight = datetime.combine(day, time.min, zone)
-    minute = _minute_at_or_after(midnight)
-    if _local(minute, zone) == datetime.combine(day, time.min):
+def local_minute(moment: datetime, zone: tzinfo) -> int:
+    """The first minute at which the local clock shows `moment` (given without a zone) or later: the earlier one where
+    it shows it twice, the first instant after the jump where it never does."""
+    aware = moment.replace(tzinfo=zone, fold=0)
+    minute = _minute_at_or_after(aware)
+    if _local(minute, zone) == moment:
         return minute
-    # Midnight is in a jump. Read with the offset after the jump it lies before the jump, and the other way round.
-    before = _minute_at_or_after(midnight.replace(fold=1))
+    # It is in a jump. Read with the offset after the jump it lies before the jump, and the other way round.
+    before = _minute_at_or_after(aware.replace(fold=1))
     candidates = range(min(before, minute), minute + 1)
-    found = bisect_left(candidates, True, key=lambda one: _local(one, zone) >= datetime.combine(day, time.min))
-    return candidates.start + found
+    return candidates.start + bisect_left(candidates, True, key=lambda one: _local(one, zone) >= moment)
+
+
+def first_minute(day: date, zone: tzinfo) -> int:
+    """The first minute of a day. A day that is skipped as a whole begins, and ends, where the next one begins."""
+    return local_minute(datetime.combine(day, time.min), zone)
 
 
 def span_of(month: Month, zone: tzinfo) -> Span:
