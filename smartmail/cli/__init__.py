@@ -24,6 +24,13 @@ NOUNS: Mapping[str, str] = {
     "account": "Mailboxes: who may log in, send and receive.",
     "plan": "Plans and their limits.",
     "events": "What happened to each mail.",
+    "monitor": "The collector, and how the services stand now.",
+    "agent": "Agents of the monitor: one at each location.",
+    "maintenance": "Servicing announced to customers.",
+    "sla": "The uptime promised: months, credits, reports.",
+    "subscription": "What customers pay for.",
+    "ledger": "The chain of credits and closed months.",
+    "trust": "SPF, DKIM, DMARC, MTA-STS, TLSA, PTR, DNSBL: advice, never SLA.",
 }
 
 

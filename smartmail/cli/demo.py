@@ -1,7 +1,7 @@
-"""`--demo`: has a short scene played against the running relay, through real sockets, by a process of its own.
+"""`--demo`: has two short scenes played through real sockets, each by a process of its own.
 
-The scene itself is `smartmail.cli.scene`. A child process, so that it is to the relay what any client is, and that its
-SQLAlchemy does not become part of the relay's process.
+`smartmail.cli.scene` is played against the running relay, `smartmail.cli.watching` shows the monitor. Child processes,
+so that they are to the relay what any client is, and that their SQLAlchemy does not become part of the relay's process.
 """
 
 import asyncio
@@ -46,16 +46,34 @@ class Stage:
         return cls(submission=Target(*values.pop("submission")), relay=Target(*relay) if relay else None, **values)
 
 
-async def play(stage: Stage) -> ExitCode:
-    """Play the scene on the terminal (or whatever standard output is).
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What the monitor's scene is played with. folder: emptied, and filled anew. command: how to call `smartmail`."""
 
-    Returns OK when every reply was the one the scene expects, else FOUND_BAD. Cancelled, it ends the child.
+    folder: str
+    command: str
+
+    def to_json(self) -> str:
+        """For the child's standard input."""
+        return json.dumps(asdict(self))
+
+
+async def play(stage: Stage, watch: Watch) -> ExitCode:
+    """Play both scenes on the terminal (or whatever standard output is).
+
+    Returns OK when all was as the scenes expect, else FOUND_BAD. Cancelled, it ends the child.
     """
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "smartmail.cli.scene", stdin=asyncio.subprocess.PIPE
-    )
+    codes = [
+        await _play("smartmail.cli.scene", stage.to_json()),
+        await _play("smartmail.cli.watching", watch.to_json()),
+    ]
+    return max(codes)
+
+
+async def _play(module: str, order: str) -> ExitCode:
+    child = await asyncio.create_subprocess_exec(sys.executable, "-m", module, stdin=asyncio.subprocess.PIPE)
     try:
-        await child.communicate(stage.to_json().encode())
+        await child.communicate(order.encode())
     finally:
         if child.returncode is None:
             child.terminate()

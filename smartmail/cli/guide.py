@@ -22,7 +22,7 @@ from rich.text import Text
 
 from smartmail import __version__
 from smartmail.cli.common import CliError, ExitCode
-from smartmail.cli.demo import Stage, Target, play
+from smartmail.cli.demo import Stage, Target, Watch, play
 from smartmail.cli.sample import (
     SAMPLE_FILE,
     SAMPLE_LOGIN,
@@ -168,7 +168,8 @@ async def _play(process: "Process", password: str) -> ExitCode:
             maildrop=str(process.config.maildrop_directory) if process.maildrop is not None else "",
             password=password,
             command=_command(process.path),
-        )
+        ),
+        Watch(str(process.config.server.data_dir / "demo-monitor"), _command(process.path)),
     )
 
 

@@ -50,6 +50,16 @@ def carry_out(order: Order) -> int:
         return connection.execute(select(func.max(schema.change.c.id))).scalar() or 0
 
 
+def make_host(url: str, login: str, password: str) -> None:
+    """A database, made anew, with one account in a domain of its own. Raises StoreError."""
+    password_hash = hash_password(password)
+    with Database(url) as database:
+        database.upgrade()
+        with database.write() as connection:
+            _make_domain(connection, login.rpartition("@")[2], SAMPLE_CUSTOMER)
+            accounts.add_account(connection, login, password_hash, act("demo"))
+
+
 def _make_sample(connection: Connection, login: str, password_hash: str, *, new_password: bool) -> None:
     try:
         found = accounts.get_account(connection, login)

@@ -87,6 +87,8 @@ def _doors(config: Config) -> Iterator[tuple[Loc, TcpAddress]]:
         yield ("metrics", "address"), config.metrics.endpoint
     if config.monitor.endpoint:
         yield ("monitor", "address"), config.monitor.endpoint
+    if config.monitor.metrics_endpoint:
+        yield ("monitor", "metrics_address"), config.monitor.metrics_endpoint
     if config.upstream.endpoint is None:
         yield ("maildrop", "address"), config.maildrop.endpoint
 

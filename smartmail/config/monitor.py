@@ -41,11 +41,23 @@ class MonitorConfig(Section):
     seal_seconds: Seconds = 300
     """Seconds between two sealings of the journal into compressed segments."""
 
+    metrics_address: ListenAddressOrOff = "127.0.0.1:9327"
+    """IP address and port of the monitor's own metrics for Prometheus. Empty: off."""
+
     @property
     def endpoint(self) -> TcpAddress | None:
         """`address` as (host, port); None when switched off."""
-        found = parse_address(self.address) if self.address else None
-        return found if isinstance(found, TcpAddress) else None
+        return _tcp(self.address)
+
+    @property
+    def metrics_endpoint(self) -> TcpAddress | None:
+        """`metrics_address` as (host, port); None when switched off."""
+        return _tcp(self.metrics_address)
+
+
+def _tcp(text: str) -> TcpAddress | None:
+    found = parse_address(text) if text else None
+    return found if isinstance(found, TcpAddress) else None
 
 
 class CheckConfig(Section):

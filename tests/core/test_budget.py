@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartmail.core.budget import Budget, key_of
+from smartmail.core.budget import MAX_OPENINGS, Budget, key_of
 from smartmail.core.limits import Limit, Mode, Scope, Unit
 from smartmail.core.standing import Account, Billing, Conduct
 
@@ -96,6 +96,15 @@ def test_a_size_that_was_not_declared_is_still_a_charge() -> None:
     """Its amount is corrected when the mail has passed; without it there would be nothing to correct."""
     charges = Budget([limit(Scope.ACCOUNT, Unit.BYTES)], ANN, NETWORK).opening("a.example", 0, is_new=False)
     assert [(charge.key, charge.amount) for charge in charges] == [("a:17", 0)]
+
+
+def test_charges_that_are_kept_are_those_of_that_domain_and_of_no_declared_size() -> None:
+    budget = Budget(ALL, ANN, NETWORK)
+    for domain in (*(f"{number}.example" for number in range(MAX_OPENINGS + 2)), "0.example", "1.example"):
+        for size in (0, 7, 0):
+            for is_new in (False, True, False):
+                fresh = Budget(ALL, ANN, NETWORK).opening(domain, size, is_new=is_new)
+                assert budget.opening(domain, size, is_new=is_new) == fresh
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a.example", "b.example", "c.example"]), st.booleans()), min_size=1))
