@@ -22,6 +22,7 @@ from smartmail.config import (
     ConfigError,
     Loaded,
     TcpAddress,
+    TermsConfig,
     UnixAddress,
     flatten,
     json_schema,
@@ -476,6 +477,7 @@ class TestMadeFromTheModel:
             "listener.trusted_networks",
             "listener.accept_incoming",
             "listener.proxy_protocol_from",
+            *(f"terms.{key}" for key in TermsConfig.model_fields),
         }
         assert model - keys <= optional
 

@@ -19,13 +19,14 @@ from pydantic import BaseModel
 import smartmail.core
 import smartmail.relay
 from smartmail import events
+from smartmail.events import monitor as monitor_events
 from smartmail.cli import NOUNS, load_noun, sample
 from smartmail.config import Config
 from smartmail.core.limits import Charge, Limit, Refusal, Scope, Unit
 from smartmail.core.policy import Reason, Verdict, over_limit
 from smartmail.core.reply import Reply
 from smartmail.core.transfer import FATES, Fate, Loss, Phase
-from smartmail.metrics import STAGES, RelayMetrics
+from smartmail.metrics import STAGES, MonitorMetrics, RelayMetrics
 from smartmail.relay.session import TOO_MANY_LOGINS
 from smartmail.store.events import EventRow
 
@@ -248,10 +249,12 @@ def test_every_command_is_on_a_page() -> None:
 def declared_metrics() -> Mapping[str, tuple[str, ...]]:
     """Name as scraped -> labels: those of smartmail.metrics, and those that the wiring list adds."""
     found: dict[str, tuple[str, ...]] = {"smartmail_build_info": ("version",)}
-    for family in RelayMetrics(CollectorRegistry()).collect():
-        suffix = "_total" if family.type == "counter" else ""
-        found[family.name + suffix] = tuple(getattr(family, "_labelnames", ()))
-    for node in ast.walk(ast.parse((CODE / "cli" / "serve.py").read_text())):
+    for declared in (RelayMetrics, MonitorMetrics):
+        for family in declared(CollectorRegistry()).collect():
+            suffix = "_total" if family.type == "counter" else ""
+            found[family.name + suffix] = tuple(getattr(family, "_labelnames", ()))
+    wiring = [(CODE / "cli" / name).read_text() for name in ("serve.py", "collecting.py")]
+    for node in (node for text in wiring for node in ast.walk(ast.parse(text))):
         if isinstance(node, ast.keyword) and node.arg in ("gauges", "counters"):
             constants = [str(one.value) for one in ast.walk(node) if isinstance(one, ast.Constant)]
             suffix = "_total" if node.arg == "counters" else ""
@@ -314,7 +317,7 @@ def value_for(annotation: object) -> object:
 
 def emitted(name: str) -> Any:
     """The record that an event's function makes."""
-    function = getattr(events, name)
+    function = getattr(events, name, None) or getattr(monitor_events, name)
     positional, named = [], {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
@@ -337,15 +340,15 @@ def emitted(name: str) -> Any:
 
 def event_functions() -> set[str]:
     """Every function of the operator's log."""
-    tree = ast.parse((CODE / "events" / "__init__.py").read_text())
-    public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
-    return public - {"configure"}
+    trees = [ast.parse((CODE / "events" / name).read_text()) for name in ("__init__.py", "monitor.py")]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {node.name for node in functions if not node.name.startswith("_")} - {"configure"}
 
 
 def written_events() -> set[str]:
     """Those that something calls."""
     sources = [path.read_text() for path in CODE.rglob("*.py") if path.parent.name != "events"]
-    return {name for name in event_functions() if any(re.search(rf"\bevents\.{name}\b", text) for text in sources)}
+    return {name for name in event_functions() if any(re.search(rf"\b_?(?:events|lines)\.{name}\b", text) for text in sources)}
 
 
 def test_every_event_is_on_its_page_and_no_other_is() -> None:
