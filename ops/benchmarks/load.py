@@ -1,8 +1,8 @@
 """Loads: Postfix's smtp-source for throughput and CPU, our own clients for what it cannot measure."""
 
 import json
+import os
 import select
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -91,9 +91,7 @@ class Driver:
         start = time.perf_counter()
         child = self.processes.start("smtp-source", command, self.cores.load)
         try:
-            code = child.popen.wait(LONGEST_RUN)
-        except subprocess.TimeoutExpired as error:
-            raise LoadFailed(f"not finished in {LONGEST_RUN:.0f} s") from error
+            code = _end_of(child, LONGEST_RUN)
         finally:
             seconds = time.perf_counter() - start
             used = cpu_seconds(target.pids) - before
@@ -125,6 +123,18 @@ class Driver:
         return self.processes.start(
             name, [sys.executable, *words], self.cores.load, environment=environment, pipes=pipes
         )
+
+
+def _end_of(child: Child, seconds: float) -> int:
+    """Wait for a process; its exit code. `Popen.wait(timeout)` looks only every 50 ms, which is a part of a run."""
+    handle = os.pidfd_open(child.pid)
+    try:
+        ready, _, _ = select.select([handle], [], [], seconds)
+    finally:
+        os.close(handle)
+    if not ready:
+        raise LoadFailed(f"not finished in {seconds:.0f} s")
+    return child.popen.wait()
 
 
 def read_answer(child: Child, seconds: float) -> dict[str, object]:

@@ -19,9 +19,8 @@ altogether.
 """
 
 import re
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, NamedTuple
 from unicodedata import category, normalize
 
 from smartmail.core.reply import Reply, reply
@@ -82,8 +81,7 @@ class AddressError(ValueError):
         self.reply = answer
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
+class Mailbox(NamedTuple):
     """An address, made by `parse_path`. Equal means spelt alike; compare `key` to ask for the same mailbox.
 
     local: the local part as sent, quotes and backslashes kept. domain: as sent; an address literal with its

@@ -10,6 +10,8 @@ from typing import Final
 from smartmail.core.limits import Charge, Limit, Mode, Scope, Unit
 from smartmail.core.standing import Account
 
+MAX_OPENINGS: Final = 8
+"""Recipient domains whose charges an identity keeps; all are forgotten when there are more."""
 _PREFIX: Final = {
     Scope.ACCOUNT: "a",
     Scope.CUSTOMER: "c",
@@ -27,7 +29,7 @@ def key_of(scope: Scope, subject: str | int) -> str:
 class Budget:
     """The charges of one identity: an account, or a client network that needs no account."""
 
-    __slots__ = ("_by_domain", "_bytes", "_first_time", "_message", "_recipient")
+    __slots__ = ("_by_domain", "_bytes", "_first_time", "_message", "_openings", "_recipient")
 
     def __init__(self, limits: Iterable[Limit], account: Account | None, network: str) -> None:
         subjects: dict[Scope, str | int] = {Scope.CLIENT: network}
@@ -45,6 +47,9 @@ class Budget:
             limit for limit in live if limit.scope is Scope.RECIPIENT_DOMAIN and limit.unit is not Unit.FIRST_TIME
         )
 
+        self._openings: dict[str, tuple[Charge, ...]] = {}
+        """Of recipient domains that came before, for messages of undeclared size."""
+
     @property
     def counts_first_time(self) -> bool:
         """Does any limit ask whether a recipient is a new one?"""
@@ -53,10 +58,18 @@ class Budget:
     def opening(self, domain: str, size: int, *, is_new: bool) -> tuple[Charge, ...]:
         """The charges of a message's first recipient. size: as declared (RFC 1870), 0 if it was not; corrected when
         the message has passed. is_new: a first-time recipient."""
+        usual = not size and not is_new
+        if usual and (known := self._openings.get(domain)) is not None:
+            return known
         charges = self._message + self._recipient
         if self._bytes:
             charges += tuple(Charge(limit, key, size) for limit, key in self._bytes)
-        return charges + self._of_recipient(domain, size, is_new=is_new, first_there=True)
+        charges += self._of_recipient(domain, size, is_new=is_new, first_there=True)
+        if usual:
+            if len(self._openings) >= MAX_OPENINGS:
+                self._openings.clear()
+            self._openings[domain] = charges
+        return charges
 
     def further(self, domain: str, size: int, *, is_new: bool, first_there: bool) -> tuple[Charge, ...]:
         """The charges of each recipient after the first. first_there: the message's first one in that domain."""

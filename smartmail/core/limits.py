@@ -209,8 +209,10 @@ class Counters:
         the same number, so it is of use for BYTES. More than was held may overdraw a limit: the next charge
         is refused until that has drained. Raises ValueError for a negative number, ending nothing.
         """
-        if actual is not None and min(actual.values(), default=0) < 0:
-            raise ValueError("less than nothing cannot have passed")
+        if actual is not None:
+            for amount in actual.values():
+                if amount < 0:
+                    raise ValueError("less than nothing cannot have passed")
         now = self._clock.read(now_ns)
         reservation = self._open.pop(reservation_id, None)
         if reservation is None:
@@ -359,7 +361,8 @@ class Counters:
                 del meters[meter.name]
 
 
-_OFF, _SHADOW = Mode.OFF, Mode.SHADOW
+# Looking a member up in its Enum takes Python 3.11 a tenth of a microsecond, each time.
+_OFF, _SHADOW, _BYTES = Mode.OFF, Mode.SHADOW, Unit.BYTES
 
 
 def _name(charge: Charge) -> MeterName:
@@ -377,4 +380,4 @@ def _wanted(charge: Charge) -> int:
     """Units to hold: a message of unknown size holds one byte."""
     if charge.amount < 0:
         raise ValueError(f"limit {charge.limit.name!r}: negative amount {charge.amount}")
-    return charge.amount or (1 if charge.limit.unit is Unit.BYTES else 0)
+    return charge.amount or (1 if charge.limit.unit is _BYTES else 0)

@@ -5,7 +5,7 @@ The body of a mail is no argument of anything here: decisions are made on the en
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from smartmail.core.limits import Refusal, Unit
 from smartmail.core.reply import Reply, reply
@@ -20,6 +20,9 @@ class Verdict(StrEnum):
     REJECTED = "rejected"
     ABORTED = "aborted"
     AMBIGUOUS = "ambiguous"
+
+
+_ACCEPTED: Final = Verdict.ACCEPTED
 
 
 class Reason(StrEnum):
@@ -75,7 +78,7 @@ class Decision:
     @property
     def accepted(self) -> bool:
         """True when the attempt goes on."""
-        return self.verdict is Verdict.ACCEPTED
+        return self.verdict is _ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,7 @@ class Door:
     allows_null_sender: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """What the directory knows of a recipient. account: whose mailbox it is; local: its domain is ours."""
 
     account: Account | None

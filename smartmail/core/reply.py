@@ -5,11 +5,15 @@ RFC 5321 section 4.2 (reply syntax), RFC 3463 (enhanced status codes), RFC 2034 
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 MAX_REPLY_LINE = 4096
 """Octets of one upstream reply line, CRLF included. RFC 5321 4.5.3.1.5 asks for 512; long texts exceed it."""
 MAX_REPLY_SIZE = 65536
 """Octets of one whole upstream reply: a large EHLO answer has about 1,000."""
+
+MAX_REMEMBERED = 512
+"""Octets of replies that are kept to be known again."""
 
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
 _LINE = re.compile(rb"([2-5][0-9]{2})([ -]?)([\t\x20-\x7e\x80-\xff]*)")
@@ -57,7 +61,8 @@ class Reply:
     @property
     def text(self) -> str:
         """The texts on one line, as a log or an event row wants them."""
-        return " ".join(self.lines)
+        lines = self.lines
+        return lines[0] if len(lines) == 1 else " ".join(lines)
 
     def render(self) -> bytes:
         """The reply as it goes on the wire, CRLF included, codes repeated on each line (RFC 2034 section 4)."""
@@ -71,6 +76,8 @@ class Reply:
         return f"{head}{self.code} {lead}{last}\r\n".encode("utf-8", "surrogateescape")
 
     def __str__(self) -> str:
+        if len(self.lines) == 1 and self.enhanced and self.lines[0]:
+            return f"{self.code} {self.enhanced} {self.lines[0]}"
         return " ".join(part for part in (str(self.code), self.enhanced, self.text) if part)
 
 
@@ -101,17 +108,10 @@ class ReplyParser:
         Raises ReplyError for a line that is no reply, a code that changes within a reply, a bare CR or LF,
         a control character, or a size above the bounds.
         """
+        at_start = not self._buffer and not self._texts
+        if at_start and len(data) <= MAX_REMEMBERED and (known := _usual(data)) is not None:
+            return list(known)
         replies: list[Reply] = []
-        if not self._buffer and not self._texts and len(data) <= MAX_REPLY_LINE:
-            at = 0
-            while (found := _ONE_LINE.match(data, at)) is not None:  # the usual case
-                code, _, enhanced, text = found.groups(b"")
-                lines = (text.decode("utf-8", "surrogateescape"),)
-                replies.append(Reply(int(code), lines, enhanced.decode("ascii"), found[0]))
-                at = found.end()
-            if at == len(data):
-                return replies
-            data = data[at:]
         try:
             self._feed(data, replies)
         except ReplyError as error:
@@ -150,6 +150,18 @@ class ReplyParser:
             return None
         texts, self._texts, self._size = self._texts, [], 0
         return _assemble(int(code), [text.decode("utf-8", "surrogateescape") for text in texts])
+
+
+@lru_cache(maxsize=256)
+def _usual(data: bytes) -> tuple[Reply, ...] | None:
+    """Whole replies of one line each, or None. Kept: a mail server says the same to most MAIL, RCPT and DATA."""
+    replies, at = [], 0
+    while (found := _ONE_LINE.match(data, at)) is not None:
+        code, _, enhanced, text = found.groups(b"")
+        lines = (text.decode("utf-8", "surrogateescape"),)
+        replies.append(Reply(int(code), lines, enhanced.decode("ascii"), found[0]))
+        at = found.end()
+    return tuple(replies) if at == len(data) else None
 
 
 def _assemble(code: int, texts: list[str]) -> Reply:

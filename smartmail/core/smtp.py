@@ -16,7 +16,6 @@ grows. RFC 5321; 3207 (STARTTLS); 4954 (AUTH); 3030 (CHUNKING); 2920 (PIPELINING
 """
 
 import binascii
-import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -40,7 +39,22 @@ from smartmail.core.smtp_events import (
     Terms,
     TransactionReset,
 )
-from smartmail.core.smtp_states import IN_TRANSACTION, MUST_END_GROUP, NEEDS_SILENCE, STEPS, State, Verb
+from smartmail.core.smtp_states import (
+    AUTHENTICATING,
+    CHUNK,
+    CHUNKS,
+    CLOSED,
+    CONTENT,
+    ENVELOPE,
+    HELLO,
+    IN_TRANSACTION,
+    MUST_END_GROUP,
+    NEEDS_SILENCE,
+    READY,
+    STEPS,
+    State,
+    Verb,
+)
 
 MAX_COMMAND_LINE: Final = 4096
 """Octets of a command line, CRLF included. RFC 5321 4.5.3.1.4 asks for 512, and each extension adds to it: SMTPUTF8
@@ -49,14 +63,14 @@ MAX_AUTH_LINE: Final = 12288
 """Octets of an AUTH line, base64 included: RFC 4954 section 4."""
 
 
-_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_CONTROLS: Final = bytes([*range(32), 127])
+_AUTH, _DATA = Verb.AUTH, Verb.DATA
 
 
 class Session:
     """One conversation. `tls` and `authenticated` are facts that the edge tells; the rest is told by the client."""
 
     __slots__ = (
-        "_buffer",
         "_chunk_left",
         "_chunks",
         "_data",
@@ -74,6 +88,7 @@ class Session:
         "extended",
         "errors",
         "greeted",
+        "kept",
         "offer",
         "state",
         "terms",
@@ -88,7 +103,7 @@ class Session:
         self.authenticated = False
         self.greeted = False
         self.extended = False
-        self.state = State.HELLO
+        self.state = HELLO
         self.waiting = True
         """True while an answer is due, at first the greeting."""
         self.closed = False
@@ -96,7 +111,8 @@ class Session:
         self.errors = 0
         self._noops = 0
         self._verb = Verb.NOOP
-        self._buffer = b""
+        self.kept = b""
+        """Octets that have not been looked at."""
         self._out: list[bytes] = []
         self._overlong: Reply | None = None
         self._data: DataScanner | None = None
@@ -114,7 +130,7 @@ class Session:
         """Greet the client; a banner of 4xx or 5xx turns it away. Octets that are here already are early talk."""
         if banner.code >= 400:
             self.close(banner)
-        elif self._buffer:
+        elif self.kept:
             self.close(say.EARLY_TALK)
         else:
             self._say(banner)
@@ -122,34 +138,35 @@ class Session:
 
     def receive(self, octets: bytes) -> None:
         """Take octets from the client."""
-        self._buffer = self._buffer + octets if self._buffer else octets
+        self.kept = self.kept + octets if self.kept else octets
 
     def answer(self, answer: Reply) -> None:
         """Answer the command that waits; the state moves as STEPS says."""
-        if self.state is State.CLOSED:
+        state = self.state
+        if state is CLOSED:
             return
-        self._say(answer)
+        self._out.append(answer.wire or answer.render())
         self.waiting = False
-        if self.state is State.AUTHENTICATING:
-            self.state = State.READY
-            self.authenticated = self.authenticated or answer.positive
-        elif self.state is State.CONTENT:
+        if state is CONTENT:
             self._end_transaction()
-        elif self.state is State.CHUNK:
+        elif state is AUTHENTICATING:
+            self.state = READY
+            self.authenticated = self.authenticated or answer.positive
+        elif state is CHUNK:
             if answer.positive and not self._last:
-                self.state = State.CHUNKS
+                self.state = CHUNKS
             else:
                 self._end_transaction()
-        elif answer.positive:
-            self._move()
-        elif self._verb is Verb.DATA:
+        elif answer.code < 300:
+            self.state = STEPS[state][self._verb] or state
+        elif self._verb is _DATA:
             self._end_transaction()
-        if answer.code >= 500 and self._verb is Verb.AUTH:
+        if answer.code >= 500 and self._verb is _AUTH:
             self._count_error()
 
     def greet(self, offer: Offer, *, extended: bool) -> None:
         """Answer Hello with what is on offer now."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return
         self.offer = offer
         self.extended = extended
@@ -160,21 +177,21 @@ class Session:
 
     def challenge(self, octets: bytes) -> None:
         """Answer AUTH with a further challenge (RFC 4954 section 4: 334 and base64)."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return
         self._out.append(b"334 " + binascii.b2a_base64(octets, newline=False) + b"\r\n")
         self.waiting = False
-        self.state = State.AUTHENTICATING
+        self.state = AUTHENTICATING
 
     def accept_data(self, go_ahead: Reply) -> bool:
         """Pass the upstream's 354 on. False: the client talked early and is being closed; abort the upstream."""
-        if self._buffer:
+        if self.kept:
             self.close(say.EARLY_TALK)
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return False
         self._say(go_ahead)
         self.waiting = False
-        self.state = State.CONTENT
+        self.state = CONTENT
         self._passed = 0
         self._data = DataScanner(normalising=self.terms.normalise)
         return True
@@ -189,17 +206,17 @@ class Session:
         self.tls = True
         self.greeted = False
         self.authenticated = False
-        self.state = State.HELLO
-        self._buffer = b""
+        self.state = HELLO
+        self.kept = b""
         self.waiting = False
 
     def close(self, farewell: Reply) -> None:
         """Say `farewell` and nothing after it."""
-        if self.state is not State.CLOSED:
+        if self.state is not CLOSED:
             self._say(farewell)
-        self.state = State.CLOSED
+        self.state = CLOSED
         self.closed = True
-        self._buffer = b""
+        self.kept = b""
         self.waiting = False
 
     # what the edge asks
@@ -212,12 +229,12 @@ class Session:
     @property
     def in_content(self) -> bool:
         """Octets of a message are coming in."""
-        return self.state is State.CONTENT or self.state is State.CHUNK
+        return self.state is CONTENT or self.state is CHUNK
 
     @property
     def backlog(self) -> int:
         """Octets that are kept because an answer is due."""
-        return len(self._buffer)
+        return len(self.kept)
 
     def output(self) -> bytes:
         """Take what is to be written to the client."""
@@ -230,90 +247,83 @@ class Session:
 
     def next_event(self) -> Event | None:
         """Return what the client did next; None: wait for octets, or for an answer."""
-        while self._buffer and not self.waiting:
+        while (buffer := self.kept) and not self.waiting:
             state = self.state
-            if state is State.CONTENT:
+            if state is CONTENT:
                 event = self._content()
-            elif state is State.CHUNK:
+            elif state is CHUNK:
                 event = self._chunk()
-            elif state is State.CLOSED:
-                self._buffer = b""
+            elif state is CLOSED:
+                self.kept = b""
                 return None
             else:
-                line = self._line()
-                if line is None:
+                end = buffer.find(b"\r\n")
+                if end < 0:
                     return self._overrun()
-                event = self._response(line) if state is State.AUTHENTICATING else self._command(line)
+                self.kept = buffer[end + 2 :]
+                line = buffer[:end]
+                event = self._response(line) if state is AUTHENTICATING else self._command(line)
             if event is not None:
                 return event
         return None
 
     # lines
 
-    def _line(self) -> bytes | None:
-        """Take one line off the buffer, CRLF removed; None: there is no whole one."""
-        buffer = self._buffer
-        end = buffer.find(b"\r\n")
-        if end < 0:
-            return None
-        self._buffer = buffer[end + 2 :]
-        return buffer[:end]
-
     def _overrun(self) -> Event | None:
         """There is no CRLF in the buffer: is that because the client sends something else?"""
-        buffer = self._buffer
+        buffer = self.kept
         bare_cr = buffer.find(b"\r")
         if b"\n" in buffer or 0 <= bare_cr < len(buffer) - 1:
             return self._refuse_and_close(say.BARE_LINE_END)
         auth = self._auth_line(buffer)
         if len(buffer) > (MAX_AUTH_LINE if auth else MAX_COMMAND_LINE):
             self._overlong = self._overlong or (say.AUTH_LINE_TOO_LONG if auth else say.LINE_TOO_LONG)
-            self._buffer = buffer[-1:] if buffer.endswith(b"\r") else b""
+            self.kept = buffer[-1:] if buffer.endswith(b"\r") else b""
         return None
 
     def _auth_line(self, line: bytes) -> bool:
-        return self.state is State.AUTHENTICATING or line[:5].upper() == b"AUTH "
+        return self.state is AUTHENTICATING or line[:5].upper() == b"AUTH "
 
     def _command(self, line: bytes) -> Event | None:
-        control = _CONTROL.search(line)
-        # First of all, so that a line is treated alike whether it came whole or in parts.
-        if control is not None and (b"\r" in line or b"\n" in line):
-            return self._refuse_and_close(say.BARE_LINE_END)
-        if self._overlong is not None:
-            refusal, self._overlong = self._overlong, None
-            return self._refuse(refusal)
         word, _, argument = line.partition(b" ")
         entry = _COMMANDS.get(word) or _COMMANDS.get(word.upper())
-        limit = MAX_AUTH_LINE if entry is not None and entry[0] is Verb.AUTH else MAX_COMMAND_LINE
-        if len(line) + 2 > limit:
-            return self._refuse(say.LINE_TOO_LONG if limit == MAX_COMMAND_LINE else say.AUTH_LINE_TOO_LONG)
-        if control is not None:
-            return self._refuse(say.BAD_OCTETS)
-        if entry is None:
-            return self._refuse(say.UNKNOWN_COMMAND)
+        if (
+            entry is None
+            or self._overlong is not None
+            or len(line) > MAX_COMMAND_LINE - 2
+            or len(line.translate(None, _CONTROLS)) < len(line)
+        ):
+            refused = self._unfit(line, None if entry is None else entry[0])
+            if refused is not None or entry is None:
+                return refused
         verb, handler = entry
         if verb not in STEPS[self.state]:
             return self._out_of_order(verb, argument)
-        if verb in MUST_END_GROUP and self._buffer and (not self.greeted or verb in NEEDS_SILENCE):
+        if self.kept and verb in MUST_END_GROUP and (not self.greeted or verb in NEEDS_SILENCE):
             return self._refuse_and_close(say.EARLY_TALK)
         self._verb = verb
         return handler(self, argument)
 
+    def _unfit(self, line: bytes, verb: Verb | None) -> Event | None:
+        """What is wrong with a line, whatever it commands; None: nothing, it is a long AUTH line."""
+        # First of all, so that a line is treated alike whether it came whole or in parts.
+        if b"\r" in line or b"\n" in line:
+            return self._refuse_and_close(say.BARE_LINE_END)
+        if self._overlong is not None:
+            refusal, self._overlong = self._overlong, None
+            return self._refuse(refusal)
+        limit = MAX_AUTH_LINE if verb is _AUTH else MAX_COMMAND_LINE
+        if len(line) + 2 > limit:
+            return self._refuse(say.AUTH_LINE_TOO_LONG if verb is _AUTH else say.LINE_TOO_LONG)
+        if len(line.translate(None, _CONTROLS)) < len(line):
+            return self._refuse(say.BAD_OCTETS)
+        return self._refuse(say.UNKNOWN_COMMAND) if verb is None else None
+
     def _out_of_order(self, verb: Verb, argument: bytes) -> Event | None:
         if verb is Verb.BDAT and (size := read_chunk(argument)) is not None:
             # RFC 3030 section 2: the octets of a refused chunk come all the same
-            return self._swallow_chunk(size[0], say.NEED_RCPT if self.state is State.ENVELOPE else say.NEED_MAIL)
-        if self.state is State.HELLO:
-            return self._refuse(say.SAY_HELLO)
-        if verb is Verb.MAIL:
-            return self._refuse(say.NESTED_MAIL)
-        if verb is Verb.DATA and self.state is State.CHUNKS:
-            return self._refuse(say.MIXED_DATA)
-        if verb in (Verb.DATA, Verb.BDAT):
-            return self._refuse(say.NEED_RCPT if self.state is State.ENVELOPE else say.NEED_MAIL)
-        if verb is Verb.RCPT and self.state is State.READY:
-            return self._refuse(say.NEED_MAIL)
-        return self._refuse(say.OUT_OF_ORDER)
+            return self._swallow_chunk(size[0], say.NEED_RCPT if self.state is ENVELOPE else say.NEED_MAIL)
+        return self._refuse(say.out_of_order(self.state, verb))
 
     # commands
 
@@ -348,7 +358,7 @@ class Session:
         if isinstance(start, Reply):
             return self._refuse(start)
         self.waiting = True
-        self.state = State.AUTHENTICATING
+        self.state = AUTHENTICATING
         return start
 
     def _response(self, line: bytes) -> Event | None:
@@ -368,7 +378,7 @@ class Session:
         return AuthResponse(octets)
 
     def _cancel(self, refusal: Reply) -> Event:
-        self.state = State.READY
+        self.state = READY
         self._refuse(refusal)
         return AuthResponse(None)
 
@@ -401,10 +411,10 @@ class Session:
             return self._refuse(say.BAD_CHUNK)
         if not self.offer.chunking:
             return self._swallow_chunk(size[0], say.NOT_HERE)
-        if self.state is not State.CHUNKS:
+        if self.state is not CHUNKS:
             self._passed = 0
             self._chunks = ChunkScanner()
-        self.state = State.CHUNK
+        self.state = CHUNK
         self._chunk_left, self._last = size
         if size == (0, True) and self._chunks is not None:
             # Nothing will follow a CR that ended the chunk before.
@@ -426,7 +436,7 @@ class Session:
         self._chunk_left = size
         self._return_to = self.state
         self._discard = refusal
-        self.state = State.CHUNK
+        self.state = CHUNK
         return None
 
     def _rset(self, argument: bytes) -> Event | None:
@@ -463,11 +473,11 @@ class Session:
         scanner = self._data
         if scanner is None:
             raise AssertionError("content without a scanner")
-        octets, following = scanner.feed(self._buffer)
+        octets, following = scanner.feed(self.kept)
         if following > 0:
-            self._buffer = self._buffer[-following:]
+            self.kept = self.kept[-following:]
         else:
-            self._buffer = b""
+            self.kept = b""
         end = following >= 0
         self._passed += len(octets)
         if self._discard is not None:
@@ -480,8 +490,8 @@ class Session:
         return Content(octets, end) if octets else None
 
     def _chunk(self) -> Event | None:
-        taken = self._buffer[: self._chunk_left]
-        self._buffer = self._buffer[len(taken) :]
+        taken = self.kept[: self._chunk_left]
+        self.kept = self.kept[len(taken) :]
         self._chunk_left -= len(taken)
         self._passed += len(taken)
         end = not self._chunk_left
@@ -518,7 +528,7 @@ class Session:
     # endings
 
     def _end_transaction(self) -> None:
-        self.state = State.READY if self.greeted else State.HELLO
+        self.state = READY if self.greeted else HELLO
         self._data = None
         self._chunks = None
         self._chunk_left = 0
@@ -526,12 +536,10 @@ class Session:
         self._noops = 0
 
     def _move(self) -> None:
-        step = STEPS[self.state][self._verb]
-        if step is not None:
-            self.state = step
+        self.state = STEPS[self.state][self._verb] or self.state
 
     def _say(self, answer: Reply) -> None:
-        self._out.append(answer.render())
+        self._out.append(answer.wire or answer.render())
 
     def _refuse(self, refusal: Reply) -> Event:
         self._say(refusal)

@@ -3,7 +3,8 @@
 from typing import Final
 
 from smartmail.core.content import Fault
-from smartmail.core.reply import reply
+from smartmail.core.reply import Reply, reply
+from smartmail.core.smtp_states import State, Verb
 
 OK: Final = reply(250, "2.0.0", "Ok")
 BYE: Final = reply(221, "2.0.0", "Bye")
@@ -40,3 +41,18 @@ CONTENT_FAULTS: Final = {
     Fault.BARE_NEWLINE: reply(550, "5.6.11", "The message has a bare CR or LF; lines must end in CRLF"),
     Fault.NUL: reply(550, "5.6.11", "The message has a NUL octet"),
 }
+
+
+def out_of_order(state: State, verb: Verb) -> Reply:
+    """What is said to a command that has no step in this state."""
+    if state is State.HELLO:
+        return SAY_HELLO
+    if verb is Verb.MAIL:
+        return NESTED_MAIL
+    if verb is Verb.DATA and state is State.CHUNKS:
+        return MIXED_DATA
+    if verb in (Verb.DATA, Verb.BDAT):
+        return NEED_RCPT if state is State.ENVELOPE else NEED_MAIL
+    if verb is Verb.RCPT and state is State.READY:
+        return NEED_MAIL
+    return OUT_OF_ORDER

@@ -37,6 +37,9 @@ class Verb(StrEnum):
     QUIT = "QUIT"
 
 
+HELLO, READY, ENVELOPE, ADDRESSED, CHUNKS, AUTHENTICATING, CONTENT, CHUNK, CLOSED = State
+"""The members by themselves: to look one up in its class takes Python 3.11 a tenth of a microsecond, each time."""
+
 _ANYWHERE: Final[Mapping[Verb, None]] = dict.fromkeys((Verb.NOOP, Verb.VRFY, Verb.HELP, Verb.QUIT))
 
 STEPS: Final[Mapping[State, Mapping[Verb, State | None]]] = {

@@ -8,6 +8,8 @@ from smartmail.core.smtp_events import RcptTo
 from smartmail.core.standing import Account
 from smartmail.relay.services import RESERVATION_TTL_NS, Services
 
+_BYTES = Unit.BYTES
+
 
 class Recipient:
     """A recipient on its way to the upstream. reservation: its charges. new: its hash, if it is a first-time one."""
@@ -15,9 +17,10 @@ class Recipient:
     __slots__ = ("command", "domain", "key", "new", "reservation")
 
     def __init__(self, rcpt: RcptTo) -> None:
-        self.command = b"RCPT TO:<" + rcpt.recipient.wire.encode() + b">" + rcpt.parameters.wire + b"\r\n"
-        self.key = rcpt.recipient.key
-        self.domain = self.key.rpartition("@")[2]
+        recipient, parameters = rcpt
+        self.command = b"RCPT TO:<%b>%b\r\n" % (recipient.wire.encode(), parameters.wire)
+        self.key = key = recipient.key
+        self.domain = key.rpartition("@")[2]
         self.reservation = 0
         self.new = 0
 
@@ -76,7 +79,7 @@ class Charges:
         """The mail was taken, or may have been. size: octets that passed, which correct the declared ones."""
         services, now = self._services, self._services.clock.now_ns()
         reservations, self._reservations = self._reservations, []
-        actual = {Unit.BYTES: size}
+        actual = {_BYTES: size}
         for reservation in reservations:
             services.counters.commit(reservation, now, actual)
         if self._account is not None:

@@ -11,9 +11,10 @@ from typing import Final, cast
 from smartmail.core.reply import Reply, ReplyError, ReplyParser
 from smartmail.core.transfer import Loss
 from smartmail.core.xclient import Identity
+from smartmail.relay.outbox import Outbox
 from smartmail.relay.route import Capabilities
 
-WRITE_HIGH: Final = 65536
+WRITE_HIGH: Final = 16_384
 """Octets waiting for a slow upstream at which its client is not read any further."""
 
 
@@ -47,6 +48,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_greeting",
         "_loop",
+        "_outbox",
         "_parser",
         "_tick",
         "_waiting",
@@ -63,8 +65,9 @@ class Connection(asyncio.Protocol):
         "uses",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tick: Tick) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tick: Tick, outbox: Outbox) -> None:
         self._loop = loop
+        self._outbox = outbox
         self._tick = tick
         self._parser = ReplyParser()
         # The greeting may be here before whoever opened the connection gets to run again.
@@ -101,15 +104,19 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _hand_out(self, replies: Sequence[Reply]) -> None:
+        waiting = self._waiting
         # What is said in one breath with a reply answers nothing that this reply gives rise to.
-        due = len(self._waiting)
-        for answer in replies[:due]:
+        due = len(waiting)
+        for answer in replies if len(replies) <= due else replies[:due]:
             if self.lost:
                 return
-            on_reply = self._waiting.popleft()
-            if not self._waiting:
+            on_reply = waiting.popleft()
+            if not waiting:
                 self.deadline = 0.0
-            self._tell(on_reply, answer)
+            try:
+                on_reply(answer)
+            except Exception as error:
+                self._fault(error)
         if len(replies) > due:
             self.abort()
 
@@ -117,12 +124,15 @@ class Connection(asyncio.Protocol):
         try:
             on_reply(result)
         except Exception as error:
-            # In a protocol's callback it would end here, and a client wait for its reply for ever.
-            notify, self.on_fault = self.on_fault, None
-            if notify is None:
-                raise
-            notify(error)
-            self.abort()
+            self._fault(error)
+
+    def _fault(self, error: Exception) -> None:
+        # In a protocol's callback it would end there, and a client wait for its reply for ever.
+        notify, self.on_fault = self.on_fault, None
+        if notify is None:
+            raise error
+        notify(error)
+        self.abort()
 
     def pause_writing(self) -> None:
         if self.on_blocked is not None:
@@ -147,8 +157,9 @@ class Connection(asyncio.Protocol):
         if self.lost or self.transport is None:
             self._loop.call_soon(self._tell, on_reply, Loss.UPSTREAM_LOST)
             return
-        self.expect(on_reply, seconds)
-        self.transport.write(command)
+        self._waiting.append(on_reply)
+        self.deadline = self._tick.now + seconds
+        self._outbox.write(self.transport, command)
 
     def expect(self, on_reply: OnReply, seconds: float) -> None:
         """A reply is due for what has been, or is about to be, written."""
@@ -165,7 +176,7 @@ class Connection(asyncio.Protocol):
     def write(self, octets: bytes) -> None:
         """Write content."""
         if self.transport is not None and not self.lost:
-            self.transport.write(octets)
+            self._outbox.write(self.transport, octets)
 
     async def ask(self, command: bytes, seconds: float) -> Reply:
         """Send a command and return its reply; raises UpstreamError where none comes."""
@@ -201,8 +212,8 @@ class Connection(asyncio.Protocol):
         if not self.lost and self.transport is not None:
             self.on_lost, notify = None, self.on_lost
             self.lost = True
-            self.transport.write(b"QUIT\r\n")
-            self.transport.close()
+            self._outbox.write(self.transport, b"QUIT\r\n")
+            self._outbox.close(self.transport)
             if notify is not None:
                 notify(self)
 

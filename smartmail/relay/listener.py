@@ -59,7 +59,9 @@ class Listener:
     _bound: Address | None = None
     """The address of every session here, where the listener is bound to one and not to all."""
     _clients: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    _doors: dict[tuple[bool, Rules], Door] = field(default_factory=dict)
+    _doors: dict[bool, Door] = field(default_factory=dict)
+    _doors_of: Rules | None = None
+    """The rules that the doors were made by. Compared by identity: they are replaced, never changed."""
 
     def __post_init__(self) -> None:
         self.banner = reply(220, "", f"{self.terms.hostname} ESMTP Smart Mail")
@@ -88,11 +90,12 @@ class Listener:
         return known[0], self._door(rules, trusted=known[1])
 
     def _door(self, rules: Rules, *, trusted: bool) -> Door:
-        door = self._doors.get((trusted, rules))
+        if rules is not self._doors_of:
+            self._doors.clear()
+            self._doors_of = rules
+        door = self._doors.get(trusted)
         if door is None:
-            if len(self._doors) > 8:
-                self._doors.clear()
-            door = self._doors[trusted, rules] = Door(
+            door = self._doors[trusted] = Door(
                 needs_login=self.submission,
                 trusted=trusted,
                 accepts_incoming=self.config.accept_incoming,

@@ -11,6 +11,7 @@ from smartmail.core.policy import Destination
 from smartmail.metrics import RelayMetrics
 from smartmail.relay.auth import Backend
 from smartmail.relay.connection import Tick
+from smartmail.relay.outbox import Outbox
 from smartmail.relay.upstream import Pool
 from smartmail.store.directory import Directory
 from smartmail.store.events import EventRow
@@ -61,6 +62,8 @@ class Services:
     """Keys the hashes of recipients: who reads the counters cannot try addresses on them."""
     clock: Clock = field(default_factory=Clock)
     tick: Tick = field(default_factory=lambda: Tick(asyncio.get_running_loop().time()))
+    outbox: Outbox = field(default_factory=lambda: Outbox(asyncio.get_running_loop()))
+    """To clients; the pool has one of its own."""
 
     def destination(self, address: str, domain: str) -> Destination:
         """What the directory knows of a recipient (normal form)."""

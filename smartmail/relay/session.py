@@ -1,4 +1,4 @@
-"""One client connection: octets to and from core/smtp.py, timers, TLS, AUTH; a mail is a Transaction's."""
+"""One client connection: octets to and from core/smtp.py, timers, TLS. A mail is a Transaction's, AUTH a Login's."""
 
 import asyncio
 import ssl
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from smartmail.core.budget import Budget
 from smartmail.core.policy import SESSION_ENDED, Decision, Door, Reason, Verdict, at_login
 from smartmail.core.reply import Reply, reply
-from smartmail.core.sasl import Challenge
 from smartmail.core.smtp import Session
 from smartmail.core.smtp_events import (
     AuthResponse,
@@ -26,10 +25,12 @@ from smartmail.core.smtp_events import (
     TransactionReset,
 )
 from smartmail.core.smtp_replies import EARLY_TALK
+from smartmail.core.smtp_states import CHUNK, CONTENT
 from smartmail.core.standing import Account
 from smartmail.core.transfer import CLIENT_TOO_SLOW, UPSTREAM_UNREACHABLE, Loss
 from smartmail.core.xclient import Identity
-from smartmail.relay.auth import AuthResult, Exchange, MechanismNotOfferedError, Outcome, PeerInfo
+from smartmail.relay.auth import AuthResult
+from smartmail.relay.login import Login
 from smartmail.relay.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ TOO_MANY_SESSIONS: Final = reply(421, "4.7.0", "Too many connections from your n
 TOO_MANY_LOGINS: Final = reply(421, "4.7.0", "Too many connections of this account; close some")
 SERVER_FULL: Final = reply(421, "4.3.2", "Too many connections; try again later")
 TOO_MANY_REFUSED: Final = reply(421, "4.7.0", "Too many refused recipients; closing the connection")
-NO_MECHANISM: Final = reply(504, "5.5.4", "Authentication mechanism not available")
 MAX_REFUSED_RECIPIENTS: Final = 100
 """Refused recipients in one session: a mailing list has a few, a harvester has only these."""
 
@@ -59,15 +59,14 @@ class ClientSession(asyncio.Protocol):
     """The protocol of one client. The owner (`Relay`) sweeps its deadline and ends it when told to."""
 
     __slots__ = (
-        "_auth_task",
         "_client",
         "_content_octets",
-        "_exchange",
         "_ends_after_mail",
         "_exposed",
         "_half_closed",
         "_identity",
         "_last_chunk",
+        "_login",
         "_paused",
         "_peer",
         "_pumping",
@@ -75,6 +74,7 @@ class ClientSession(asyncio.Protocol):
         "_refused_recipients",
         "_relay",
         "_smtp",
+        "_tls_task",
         "_transport",
         "account",
         "budget",
@@ -101,8 +101,8 @@ class ClientSession(asyncio.Protocol):
         self.rules = relay.services.rules
         self._smtp = Session(listener.terms, listener.no_offer)
         self._transport: asyncio.Transport | None = None
-        self._exchange: Exchange | None = None
-        self._auth_task: asyncio.Task[None] | None = None
+        self._login: Login | None = None
+        self._tls_task: asyncio.Task[None] | None = None
         self._pumping = False
         self._paused = 0
         self._last_chunk = True
@@ -179,14 +179,14 @@ class ClientSession(asyncio.Protocol):
             self._greet()
 
     def data_received(self, data: bytes) -> None:
-        if self._smtp.in_content:
+        smtp = self._smtp
+        if smtp.state is CONTENT or smtp.state is CHUNK:
             self._content_octets += len(data)
-        self._smtp.receive(data)
-        if self._smtp.waiting:
-            if self._smtp.backlog > READ_HIGH:
-                self._pause(_FOR_BACKLOG)
-            return
-        self._pump()
+        smtp.receive(data)
+        if not smtp.waiting:
+            self._pump()
+        elif smtp.backlog > READ_HIGH:
+            self._pause(_FOR_BACKLOG)
 
     def eof_received(self) -> bool:
         # A client that only closes its sending side may still read the replies to what it has sent.
@@ -198,7 +198,10 @@ class ClientSession(asyncio.Protocol):
             return
         self._exposed = False
         self._relay.forget(self)
-        self._drop_auth()
+        if self._login is not None:
+            self._login.cancel()
+        if self._tls_task is not None:
+            self._tls_task.cancel()
         transaction, self.transaction = self.transaction, None  # and no cycle for the collector to find
         if transaction is not None:
             transaction.client_lost(Loss.CLIENT_LOST)
@@ -279,7 +282,7 @@ class ClientSession(asyncio.Protocol):
         self.heard = self._relay.tick.now
         if answer.code >= 400:
             self._note_refusal()
-        if smtp.backlog or self.ending is not None or self._paused:
+        if smtp.kept or self.ending is not None or self._paused:
             self._pump()
         elif not self._pumping:
             self._flush()
@@ -305,6 +308,20 @@ class ClientSession(asyncio.Protocol):
     def fault(self, error: BaseException) -> Reply:
         """A fault of ours: log it, return 451 with its reference."""
         return self._relay.internal_error(error, self.session_id)
+
+    # what a login asks
+
+    def logged_in(self, result: AuthResult) -> Reply:
+        """AUTH has ended so; returns the answer."""
+        return self._relay.logged_in(self, result)
+
+    def resume_with(self, step: Callable[[], None]) -> None:
+        """Carry out what has been waited for, then go on with what the client has sent meanwhile."""
+        try:
+            step()
+        except Exception as error:  # as in _pump: the client must hear of it, and the loop must not
+            self._break(error)
+        self._pump()
 
     # inside
 
@@ -332,24 +349,26 @@ class ClientSession(asyncio.Protocol):
                     break
                 moved = True
                 _HANDLERS[type(event)](self, event)
+                if self.ending is None and (smtp.waiting or not smtp.kept):
+                    break
         except Exception as error:  # our fault is never the client's 5xx, nor the end of the process
             self._break(error)
         finally:
             self._pumping = False
-        if moved or not smtp.backlog:  # a part of a line is no progress: it would make the time for a command endless
+        if moved or not smtp.kept:  # a part of a line is no progress: it would make the time for a command endless
             self.heard = self._relay.tick.now
         if self._paused & _FOR_BACKLOG and not smtp.waiting:
             self._resume(_FOR_BACKLOG)
         self._flush()
 
     def _flush(self) -> None:
-        transport = self._transport
+        transport, smtp = self._transport, self._smtp
         if transport is None:
             return
-        if out := self._smtp.output():
-            transport.write(out)
-        if self._smtp.closed or (self._half_closed and not self._smtp.waiting):
-            transport.close()
+        if out := smtp.output():
+            self.services.outbox.write(transport, out)
+        if smtp.closed or (self._half_closed and not smtp.waiting):
+            self.services.outbox.close(transport)
 
     def _break(self, error: BaseException) -> None:
         answer = self.fault(error)
@@ -404,7 +423,8 @@ class ClientSession(asyncio.Protocol):
     def _on_hello(self, event: Hello) -> None:
         if event.ends_transaction:
             self._reset()
-        self._renew_rules()
+        if self.rules is not self.services.rules:
+            self._renew_rules()
         self.helo = event.name
         self._identity = None
         self._smtp.greet(self.listener.offer(self._smtp, self.services), extended=event.extended)
@@ -414,8 +434,9 @@ class ClientSession(asyncio.Protocol):
         if transport is None:
             return
         self._flush()
+        self.services.outbox.flush()
         transport.pause_reading()
-        self._auth_task = asyncio.get_running_loop().create_task(self._start_tls(transport))
+        self._tls_task = asyncio.get_running_loop().create_task(self._start_tls(transport))
 
     async def _start_tls(self, transport: asyncio.Transport) -> None:
         context = self.listener.tls
@@ -431,7 +452,7 @@ class ClientSession(asyncio.Protocol):
             self.connection_lost(None)
             return
         finally:
-            self._auth_task = None
+            self._tls_task = None
         if secured is None or not self._exposed:
             self.connection_lost(None)
             return
@@ -448,77 +469,28 @@ class ClientSession(asyncio.Protocol):
         self._pump()
 
     def _on_auth(self, event: AuthStart) -> None:
-        peer = PeerInfo(
-            self.identity.address,
-            self.identity.port,
-            self.identity.destination_address,
-            self.identity.destination_port,
-            bool(self.tls_name) or self.listener.config.tls == "none",
-            self.session_id,
-        )
-        try:
-            self._exchange = self.services.backend.start(event.mechanism, event.initial, peer)
-        except MechanismNotOfferedError:
-            self._smtp.answer(NO_MECHANISM)
-            return
-        self._auth_step(None)
+        if self._login is None:
+            self._login = Login(self, self._smtp)
+        self._login.begin(event)
 
     def _on_auth_response(self, event: AuthResponse) -> None:
+        if self._login is None:
+            raise AssertionError("a response without AUTH")
         if event.octets is None:
-            self._drop_auth()
+            self._login.cancel()
         else:
-            self._auth_step(event.octets)
-
-    def _auth_step(self, octets: bytes | None) -> None:
-        exchange = self._exchange
-        if exchange is None:
-            raise AssertionError("a response without an exchange")
-        result = exchange.answer(octets)
-        if result is None:
-            self._auth_task = asyncio.get_running_loop().create_task(self._await_auth(exchange))
-        else:
-            self._auth_answered(result)
-
-    async def _await_auth(self, exchange: Exchange) -> None:
-        try:
-            result = await exchange.result()
-        except Exception as error:  # the backend broke: the client hears 454, the log hears why
-            self.fault(error)
-            result = AuthResult(Outcome.TEMPORARY)
-        finally:
-            self._auth_task = None
-        try:
-            self._auth_answered(result)
-        except Exception as error:  # as in _pump: the client must hear of it, and the loop must not
-            self._break(error)
-        self._pump()
-
-    def _auth_answered(self, result: Challenge | AuthResult) -> None:
-        if isinstance(result, Challenge):
-            self._smtp.challenge(result.data)
-            return
-        self._exchange = None
-        answer = self._relay.logged_in(self, result)
-        self._smtp.answer(answer)
-
-    def _drop_auth(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.cancel()
-        if self._auth_task is not None:
-            self._auth_task.cancel()
-            self._auth_task = None
+            self._login.go_on(event.octets)
 
     def _on_mail(self, event: MailFrom) -> None:
-        self._renew_rules()
+        if self.rules is not self.services.rules:
+            self._renew_rules()
         self._content_octets = 0
         self.transaction = Transaction(self, event)
         self.transaction.begin()
 
     def _renew_rules(self) -> None:
-        if self.rules is not self.services.rules:
-            self.rules = self.services.rules
-            _, self.door = self.listener.know(self._client[0], self.rules)
+        self.rules = self.services.rules
+        _, self.door = self.listener.know(self._client[0], self.rules)
 
     def _last_words(self) -> Reply:
         """Of a transaction that has ended before the client could know: each further command hears the same."""

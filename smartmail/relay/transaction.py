@@ -6,9 +6,9 @@ The rules of what may happen are in core (policy, transfer); this file carries t
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter_ns
 from typing import Final
 
 from smartmail.core.policy import (
@@ -29,6 +29,9 @@ from smartmail.relay.client import Client
 from smartmail.relay.connection import Connection, UpstreamError
 from smartmail.store.events import EventRow
 
+# Looking a member up in its Enum takes Python 3.11 a tenth of a microsecond, each time.
+_ACCEPTED, _OK, _OK_WORD = Verdict.ACCEPTED, Reason.OK, Reason.OK.value
+_ENVELOPE, _ASKED, _STREAMING, _DOT_SENT = Phase
 SENDER_OK: Final = reply(250, "2.1.0", "Ok")
 _SIZE: Final = re.compile(rb" SIZE=[0-9]+")
 UPSTREAM_CLOSING: Final = reply(451, "4.3.2", "The mail server behind this one is shutting down; try again later")
@@ -52,9 +55,9 @@ class Transaction:
         "_results",
         "_services",
         "_size",
+        "_spent",
         "_started_ns",
         "_task",
-        "_timings",
         "_upstream_reply",
         "accepted",
         "done",
@@ -72,7 +75,7 @@ class Transaction:
         self.sender = "" if mail.sender is None else mail.sender.key
         self.accepted = 0
         self.done = False
-        self._phase = Phase.ENVELOPE
+        self._phase = _ENVELOPE
         self._mail_is_open = False
         """The upstream has answered MAIL with 2xx: its replies to RCPT mean something."""
         self._connection: Connection | None = None
@@ -85,8 +88,9 @@ class Transaction:
         self._size = 0
         self._upstream_reply: Reply | None = None
         self._started_ns = self._services.clock.now_ns()
-        self._last = time.perf_counter_ns()
-        self._timings: dict[str, int] = {}
+        self._last = perf_counter_ns()
+        self._spent: list[tuple[str, int]] = []
+        """Microseconds of each stage that has been gone through."""
 
     # MAIL and RCPT
 
@@ -117,7 +121,7 @@ class Transaction:
         if connection is not None:
             connection.send(recipient.command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
             return
-        self._last = time.perf_counter_ns()
+        self._last = perf_counter_ns()
         self._pool = self._services.pool  # a reload may have replaced it
         connection = self._pool.take_idle()
         if connection is None or self._pool.wants_xclient(connection, client.identity):
@@ -153,7 +157,7 @@ class Transaction:
         if parameters and "SIZE" not in connection.capabilities:
             parameters = _SIZE.sub(b"", parameters)
         path = b"" if sender is None else sender.wire.encode()
-        mail = b"MAIL FROM:<" + path + b">" + parameters + b"\r\n"
+        mail = b"MAIL FROM:<%b>%b\r\n" % (path, parameters)
         forward = self._pool.forward_command(connection, self._client.identity)
         timeouts = self._pool.route.timeouts
         on_mail = self._mail_answered if fresh else self._mail_answered_on_reused
@@ -223,8 +227,8 @@ class Transaction:
             self._rcpt = None
             self.accepted += 1
             self._charges.keep(recipient)
-            self._results.append((recipient.key, result.code, Reason.OK.value))
-            self._services.metrics.recipients[Verdict.ACCEPTED, Reason.OK] += 1
+            self._results.append((recipient.key, result.code, _OK_WORD))
+            self._services.metrics.recipients[_ACCEPTED, _OK] += 1
             self._client.answer(result)
             return
         self._upstream_reply = result
@@ -259,7 +263,7 @@ class Transaction:
         if self._connection is None:
             self._lost(Loss.UPSTREAM_LOST)
             return
-        self._phase = Phase.ASKED
+        self._phase = _ASKED
         self._connection.send(b"DATA\r\n", self._data_answered, self._pool.route.timeouts.data)
 
     def _forbidden_by_now(self) -> bool:
@@ -268,7 +272,7 @@ class Transaction:
         if client.account is self._account:
             return False
         decision = at_mail(client.door, client.account, self.sender)
-        taken = [key for key, _, reason in self._results if reason == Reason.OK.value]
+        taken = [key for key, _, reason in self._results if reason == _OK_WORD]
         while taken and decision.accepted:
             key = taken.pop()
             destination = self._services.destination(key, key.rpartition("@")[2])
@@ -288,13 +292,13 @@ class Transaction:
             return
         self._stage("data")
         if result.code != 354:
-            self._phase = Phase.ENVELOPE
+            self._phase = _ENVELOPE
             self._upstream_refuses(result)
             return
         connection = self._connection
         if connection is None:
             return
-        self._phase = Phase.STREAMING
+        self._phase = _STREAMING
         connection.expect(self._content_answered, self._pool.route.timeouts.block)
         connection.due_in(0)
         if not self._client.go_ahead(result):
@@ -315,7 +319,7 @@ class Transaction:
         if not self._size and self._forbidden_by_now():
             return
         last = b" LAST" if asked.last else b""
-        self._phase = Phase.STREAMING
+        self._phase = _STREAMING
         connection.expect(self._content_answered, self._pool.route.timeouts.block)
         connection.due_in(0)
         connection.write(b"BDAT %d%b\r\n" % (asked.size, last))
@@ -335,7 +339,7 @@ class Transaction:
     def _end_of_octets(self, *, last: bool) -> None:
         self._stage("content")
         if last:
-            self._phase = Phase.DOT_SENT
+            self._phase = _DOT_SENT
         if self._connection is not None:
             timeouts = self._pool.route.timeouts
             self._connection.due_in(timeouts.dot)
@@ -353,7 +357,7 @@ class Transaction:
             self._lost(result)
             return
         self._upstream_reply = result
-        if self._phase is Phase.STREAMING:
+        if self._phase is _STREAMING:
             self._reply_while_streaming(result)
             return
         self._stage("dot")
@@ -363,7 +367,7 @@ class Transaction:
             if connection is not None:
                 self._stop_listening(connection)
                 self._pool.give_back(connection)
-            self._finish(Verdict.ACCEPTED, Reason.OK, result)
+            self._finish(_ACCEPTED, _OK, result)
             self._client.answer(result)
             return
         self._upstream_refuses(result)
@@ -371,7 +375,7 @@ class Transaction:
     def _reply_while_streaming(self, result: Reply) -> None:
         """A chunk was answered; or the upstream spoke before it had the whole of the content."""
         if result.positive and self._client.waits_for_answer:
-            self._phase = Phase.ENVELOPE
+            self._phase = _ENVELOPE
             self._client.answer(result)
         elif result.positive:
             self._lost(Loss.UPSTREAM_LOST)
@@ -405,7 +409,7 @@ class Transaction:
 
     def _blocked(self, blocked: bool) -> None:
         self._client.hold(reading=not blocked)
-        if self._connection is not None and self._phase is Phase.STREAMING:
+        if self._connection is not None and self._phase is _STREAMING:
             self._connection.due_in(self._pool.route.timeouts.block if blocked else 0)
 
     def _lost(self, loss: Loss) -> None:
@@ -456,7 +460,7 @@ class Transaction:
         answer = self._refusal.reply if self._refusal is not None else None
         # First of all: a connection that is cut says so to whoever waits on it, and this mail has ended already.
         self._finish(verdict, reason, answer)
-        self._return_connection(reusable=self._phase is Phase.ENVELOPE)
+        self._return_connection(reusable=self._phase is _ENVELOPE)
 
     def _end_with(self, answer: Reply) -> None:
         """Tell the client, at once if it waits for a reply, else when its content has been swallowed."""
@@ -487,11 +491,18 @@ class Transaction:
             self._rcpt = None
 
     def _stage(self, stage: str) -> None:
-        now = time.perf_counter_ns()
-        spent = (now - self._last) // 1000
+        now = perf_counter_ns()
+        self._spent.append((stage, (now - self._last) // 1000))
         self._last = now
-        self._timings[stage] = self._timings.get(stage, 0) + spent
-        self._services.metrics.stages[stage].observe(spent)
+
+    def _count_stages(self) -> dict[str, int]:
+        """Into the metrics, each; and their sums for the record."""
+        timings: dict[str, int] = {}
+        histograms = self._services.metrics.stages
+        for stage, spent in self._spent:
+            timings[stage] = timings.get(stage, 0) + spent
+            histograms[stage].observe(spent)
+        return timings
 
     def _finish(self, verdict: Verdict, reason: Reason, answer: Reply | None) -> None:
         """Write the record, once."""
@@ -500,36 +511,36 @@ class Transaction:
         self.done = True
         client, services = self._client, self._services
         services.metrics.transactions[verdict, reason] += 1
-        if self._size and verdict is Verdict.ACCEPTED:
+        if self._size and verdict is _ACCEPTED:
             services.metrics.content_bytes += self._size
         identity, account = client.identity, client.account
-        upstream = self._upstream_reply
+        upstream, refusal = self._upstream_reply, self._refusal
         said = str(answer or "")
-        services.put_row(
-            EventRow(
-                at_ns=self._started_ns,
-                session=client.session_id,
-                listener=client.listener_name,
-                client_address=identity.address,
-                client_network="" if client.network == identity.address else client.network,
-                helo=identity.helo,
-                tls=client.tls_name,
-                login=identity.login,
-                account_id=None if account is None else account.id,
-                reverse_path=self.sender,
-                recipients=self._results,
-                verdict=verdict.value,
-                reason=reason.value,
-                limit_name=self._refusal.limit if self._refusal is not None and reason is Reason.LIMIT_REACHED else "",
-                reply=said,
-                upstream=self._pool.name if self._timings else "",
-                upstream_reply=said if upstream is answer else str(upstream or ""),
-                queue_id=read_queue_id(upstream.text) if verdict is Verdict.ACCEPTED and upstream is not None else "",
-                size=self._size,
-                recipients_accepted=self.accepted,
-                timings=self._timings,
-            )
+        # By place, not by name, which takes twice as long with that many.
+        row = EventRow(
+            self._started_ns,
+            client.session_id,
+            client.listener_name,
+            identity.address,
+            "" if client.network == identity.address else client.network,
+            identity.helo,
+            client.tls_name,
+            identity.login,
+            None if account is None else account.id,
+            self.sender,
+            self._results,
+            str(verdict),
+            str(reason),
+            refusal.limit if refusal is not None and reason is Reason.LIMIT_REACHED else "",
+            said,
+            self._pool.name if self._spent else "",
+            said if upstream is answer else str(upstream or ""),
+            read_queue_id(upstream.text) if verdict is _ACCEPTED and upstream is not None else "",
+            self._size,
+            self.accepted,
+            self._count_stages(),
         )
+        services.put_row(row)
 
 
 def _ignore(result: Reply | Loss) -> None:

@@ -8,12 +8,17 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from smartmail.core.reply import Reply
 from smartmail.core.transfer import Loss
 from smartmail.core.xclient import Identity, hello_name, xclient_command, xforward_command
 from smartmail.relay.connection import Connection, Tick, UnsuitableError, UpstreamError
+from smartmail.relay.outbox import Outbox
 from smartmail.relay.route import Capabilities, Identify, Route, read_capabilities
+
+_AUTO, _XCLIENT = Identify.AUTO, Identify.XCLIENT
+_FORWARDS: Final = (Identify.AUTO, Identify.XFORWARD)
 
 
 class Pool:
@@ -34,6 +39,7 @@ class Pool:
         """Told when the upstream turns reachable or not, and why."""
         self._loop = loop
         self._tick = Tick(loop.time())
+        self._outbox = Outbox(loop)
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         """Those being opened too."""
@@ -135,6 +141,7 @@ class Pool:
         self._idle.clear()
         for connection in tuple(self._all):
             connection.abort()
+        self._outbox.flush()
 
     def take_over(self, former: "Pool") -> None:
         """This pool replaces `former`: its sums go on, its idle connections end now, the others with their mail."""
@@ -206,13 +213,13 @@ class Pool:
         return connection.identity != identity
 
     def _uses_xclient(self, connection: Connection) -> bool:
-        if self.route.identify is Identify.AUTO:
+        if self.route.identify is _AUTO:
             return not self._refuses_xclient and bool(connection.capabilities.attributes("XCLIENT"))
-        return self.route.identify is Identify.XCLIENT
+        return self.route.identify is _XCLIENT
 
     def forward_command(self, connection: Connection, identity: Identity) -> bytes:
         """The XFORWARD command for this client; b"" where it is not used."""
-        if self.route.identify not in (Identify.AUTO, Identify.XFORWARD):
+        if self.route.identify not in _FORWARDS:
             return b""
         if "XFORWARD" not in connection.capabilities or connection.identity is not None:
             return b""
@@ -254,7 +261,7 @@ class Pool:
 
     async def _open(self) -> Connection:
         route = self.route
-        connection = Connection(self._loop, self._tick)
+        connection = Connection(self._loop, self._tick, self._outbox)
         connection.on_lost = self._forget
         # Before it is there: it may be lost again before we get to run.
         self._all.add(connection)
