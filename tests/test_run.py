@@ -217,6 +217,8 @@ def test_a_busy_port_is_one_clear_line_and_nothing_is_started(tmp_path: Path) ->
     assert not home.data.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_demo_ends_by_itself_without_a_terminal_and_can_be_played_again(place: Home) -> None:
     for _ in range(2):
         done = run(place, (*EMBEDDED, "--demo"))
@@ -227,8 +229,14 @@ def test_the_demo_ends_by_itself_without_a_terminal_and_can_be_played_again(plac
         assert "\x1b" not in done.stdout
         folded = re.sub(r"\n {48,}", " ", done.stdout)
         assert [reply for reply in REPLIES if reply not in folded] == []
+        assert "now the mail server hangs" in words
+        assert "The month came out as it must." in words
+        reports = {file.suffix for file in (place.data / "demo-monitor").glob("mail-*-operator.*")}
+        assert reports == {".html", ".pdf", ".json"}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
 def test_the_demo_leaves_the_relay_running_on_a_terminal_until_ctrl_c(place: Home, term: str) -> None:
     code, screen = on_terminal(place, (*EMBEDDED, "--demo"), {"TERM": term, "NO_COLOR": "1"})
@@ -252,7 +260,7 @@ def run(home: Home, command: tuple[str, ...]) -> subprocess.CompletedProcess[str
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=180,
     )
 
 

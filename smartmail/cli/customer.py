@@ -25,9 +25,11 @@ from smartmail.cli.acting import (
 from smartmail.cli.common import CliError, ExitCode, JsonFlag, open_store, print_json, print_table
 from smartmail.core.standing import Billing
 from smartmail.store import accounts, customers
+from smartmail.store.errors import NotFound
 from smartmail.store.moves import Move, customer_moves, standing_changes
 from smartmail.store.plans import STANDARD
 from smartmail.store.records import Axis, CustomerRecord, Subject, Subscription
+from smartmail.store.subscriptions import Change, change_subscription
 
 app = typer.Typer(no_args_is_help=True, help="Those who pay.")
 
@@ -116,8 +118,11 @@ def set_(
         if contact is not None:
             customers.set_contact(connection, found.id, contact)
         if day is not None:
-            chosen = subscription or _only(customers.list_subscriptions(connection, found.id))
-            customers.set_paid_through(connection, found.id, chosen, day)
+            owned = customers.list_subscriptions(connection, found.id)
+            chosen = subscription or _only(owned)
+            if chosen not in {one.id for one in owned}:
+                raise NotFound(f"{found.name} has no subscription {chosen}", 'see "smartmail customer show"')
+            change_subscription(connection, chosen, Change(paid_through=day), act("paid"))
     say(f"customer {found.name} changed")
 
 

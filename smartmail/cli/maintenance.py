@@ -24,12 +24,11 @@ from smartmail.core.maintenance import (
     about,
     calendar_text,
     check,
-    local_minute,
     occurrences,
     whole_minutes,
     windows,
 )
-from smartmail.core.months import EPOCH
+from smartmail.core.months import EPOCH, local_minute
 from smartmail.core.sla import Terms
 from smartmail.monitor.months import zone_of
 from smartmail.store import sla

@@ -352,7 +352,7 @@ def make_customers(monitor: Monitor, minute: int) -> None:
             customer = customers.add_customer(connection, name, "", act)
             subscription = customers.add_subscription(connection, customer, STANDARD, anchor, act)
             paid = shift_paid(datetime.fromtimestamp(minute * 60, UTC).date(), 1, anchor)
-            customers.set_paid_through(connection, customer, subscription, paid)
+            subscriptions.change_subscription(connection, subscription, subscriptions.Change(paid_through=paid), act)
             made[name] = subscription
         subscriptions.close_subscription(connection, made["Cheap Pills"], subscriptions.ClosedFor.ABUSE, act)
 

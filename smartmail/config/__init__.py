@@ -1,6 +1,7 @@
 """The configuration: one TOML file, read into frozen values; all that is wrong with it said at once.
 
 values.py    addresses, networks, paths
+zones.py     time zones, from the tzdata package
 monitor.py   the monitor's part of the model
 model.py     every key, its default, its bounds and its documentation
 checks.py    what no single value can tell
@@ -26,7 +27,7 @@ from smartmail.config.model import (
     TlsConfig,
     UpstreamConfig,
 )
-from smartmail.config.monitor import CheckConfig, MonitorConfig, TermsConfig
+from smartmail.config.monitor import CheckConfig, MonitorConfig, TermsConfig, TrustConfig
 from smartmail.config.problems import ConfigError, Problem, toml_value
 from smartmail.config.sample import json_schema, reference, sample_toml
 from smartmail.config.values import TcpAddress, UnixAddress, is_loopback, parse_address
@@ -52,6 +53,7 @@ __all__ = [
     "TermsConfig",
     "TimeoutsConfig",
     "TlsConfig",
+    "TrustConfig",
     "UnixAddress",
     "UpstreamConfig",
     "env_name",

@@ -17,6 +17,9 @@ WIDEST_V4 = 8
 WIDEST_V6 = 7
 """Shortest prefixes that are still somebody's network: 10.0.0.0/8 (RFC 1918), fc00::/7 (RFC 4193)."""
 
+RESERVED = "control"
+"""The name of no check: agents' looks at their control targets bear it."""
+
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
@@ -284,6 +287,13 @@ def _monitor(config: Config) -> Iterator[Finding]:
         if unknown:
             reason = f"{', '.join(unknown)}: no such location"
             yield Finding((("check", index, "locations"), ("monitor", "locations")), reason, "see monitor.locations")
+        if check.name == RESERVED:
+            reason = f'"{RESERVED}" is what each location\'s look at its own control targets is stored as'
+            yield Finding((("check", index, "name"),), reason, "give it another name")
+        if check.kind is CheckKind.ROUND_TRIP and not check.token_secret:
+            reason = "round-trip proves its messages by a key, and token_secret names none"
+            locs: tuple[Loc, ...] = (("check", index, "token_secret"), ("check", index, "kind"))
+            yield Finding(locs, reason, 'token_secret = "tokens"')
         if check.kind in _NEEDS_LOGIN and not check.secret:
             reason = f"{check.kind.value} logs in, and secret names no login"
             yield Finding((("check", index, "secret"), ("check", index, "kind")), reason, 'secret = "probe"')
@@ -293,6 +303,20 @@ def _monitor(config: Config) -> Iterator[Finding]:
     if (config.monitor.certificate is None) != (config.monitor.key is None):
         reason = "certificate and key go together"
         yield Finding((("monitor", "certificate"), ("monitor", "key")), reason, "set both, or neither")
+    yield from _terms(config)
+    yield from _trust(config)
+
+
+def _trust(config: Config) -> Iterator[Finding]:
+    domains = [entry.domain.lower() for entry in config.trust]
+    for index, domain in enumerate(domains):
+        if domain in domains[:index]:
+            first = domains.index(domain)
+            locs: tuple[Loc, ...] = (("trust", index, "domain"), ("trust", first, "domain"))
+            yield Finding(locs, f'trust[{first}] is of "{domain}" already', "put both into one")
+
+
+def _terms(config: Config) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     for index, terms in enumerate(config.terms):
         if terms.numerator > terms.denominator:

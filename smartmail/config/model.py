@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from smartmail.config.monitor import CheckConfig, MonitorConfig, TermsConfig
+from smartmail.config.monitor import CheckConfig, MonitorConfig, TermsConfig, TrustConfig
 from smartmail.config.section import Section
 from smartmail.config.values import (
     HostName,
@@ -285,6 +285,7 @@ class Config(Section):
     limit: Annotated[tuple[LimitConfig, ...], Field(max_length=64)] = ()
     monitor: MonitorConfig = Field(default_factory=MonitorConfig)
     check: Annotated[tuple[CheckConfig, ...], Field(max_length=20_000)] = ()
+    trust: Annotated[tuple[TrustConfig, ...], Field(max_length=256)] = ()
     terms: Annotated[tuple[TermsConfig, ...], Field(max_length=64)] = (TermsConfig(version="default"),)
 
     @property

@@ -1,13 +1,15 @@
 """The monitor's part of smartmail.toml: the collector, the checks, and what is promised."""
 
 from datetime import date
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from smartmail.config.section import Section
 from smartmail.config.values import (
     Day,
+    HostName,
     HostOrAddress,
     ListenAddressOrOff,
     MonitorName,
@@ -17,12 +19,48 @@ from smartmail.config.values import (
     TcpAddress,
     WholeNumber,
     ZoneName,
+    is_host_name,
     parse_address,
+    wrong,
 )
 from smartmail.core.roster import CheckKind, CheckSpec
 from smartmail.core.sla import Favour, Terms
 
+
+def _ip_address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise wrong(f"{text!r} is no IP address", 'for example "192.0.2.25" or "2001:db8::25"') from None
+
+
+def _resolver(text: str) -> str:
+    if not text:
+        return text
+    try:
+        ip_address(text)
+    except ValueError:
+        try:
+            found = parse_address(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, TcpAddress) or not found.port:
+            raise wrong(f"{text!r} is no address of a resolver", 'for example "127.0.0.1" or "[::1]:5353"') from None
+        _ip_address(found.host)
+    return text
+
+
+def _domain_list(text: str) -> str:
+    zone, found, entry = text.partition("=")
+    if not is_host_name(zone) or (found and not is_host_name(entry)):
+        raise wrong(f"{text!r} is no list", 'for example "dbl.example.org", or "zone=entry" with its test entry')
+    return text
+
+
 Text = Annotated[str, Field(max_length=200)]
+IpAddress = Annotated[str, AfterValidator(_ip_address)]
+ResolverAddress = Annotated[str, AfterValidator(_resolver)]
+DomainList = Annotated[str, AfterValidator(_domain_list)]
 Share = Annotated[WholeNumber, Field(ge=1, le=1_000_000)]
 Minutes = Annotated[WholeNumber, Field(ge=0, le=527_040)]
 
@@ -89,11 +127,25 @@ class CheckConfig(Section):
     sender: Text = ""
     """round-trip: the reverse-path; empty: the login."""
     token_secret: Text = ""
-    """round-trip: name of the file with the key that messages are proved by."""
-    way: Text = ""
-    """round-trip: where the message is looked for, "host:port" of the IMAP server."""
-    outside: Text = ""
-    """round-trip: "yes" where a provider that is not ours has a part in it, so that its 4xx is not our failure."""
+    """round-trip: name of the file whose second line is the key that messages are proved by, 16 octets or more."""
+    way: Literal["", "submission", "smtps", "mx"] = ""
+    """round-trip: how the message is sent; empty: submission."""
+    outside: Literal["", "sender", "mailbox"] = ""
+    """round-trip: which side belongs to a provider that is not ours, so that its failures are not our service's."""
+    deadline: Text = ""
+    """round-trip: seconds after which a message that is not there counts as failed, 780 at most; empty: 180."""
+    imap_host: Text = ""
+    """round-trip: the IMAP server where the message is looked for; empty: host."""
+    imap_port: Text = ""
+    """round-trip: its port; empty: 993."""
+    imap_starttls: Literal["", "yes"] = ""
+    """round-trip: "yes" where TLS begins by STARTTLS, as on port 143."""
+    imap_tls_name: Text = ""
+    """round-trip: name that its certificate must bear; empty: imap_host."""
+    imap_secret: Text = ""
+    """round-trip: name of the file with its login; empty: secret."""
+    junk: Text = ""
+    """round-trip: the folder for unwanted mail, "-" where there is none; empty: Junk."""
     mailbox: Text = ""
     """imap, imaps: the folder that is selected; empty: INBOX."""
     auth: Text = ""
@@ -113,7 +165,9 @@ class CheckConfig(Section):
     family: Text = ""
     """"4" or "6": only this; empty: what the name has."""
     warn_days: Text = ""
-    """certificate, dns: days before the end that are worth a warning; empty: 14."""
+    """certificate: days before its end that are worth a warning; empty: 14."""
+    warn_hours: Text = ""
+    """dns: hours before the end of the zone's signatures that are worth a warning; empty: 48."""
 
     def spec(self, locations: tuple[str, ...]) -> CheckSpec:
         """The core's value. locations: all there are."""
@@ -139,6 +193,25 @@ USUAL_PORT = {
     CheckKind.ROUND_TRIP: 587,
     CheckKind.TCP: 443,
 }
+
+
+class TrustConfig(Section):
+    """A domain that is looked at each hour as other mail servers do. Advisory: no part of any SLA."""
+
+    domain: Annotated[HostName, Field(examples=["example.com"])]
+    """The domain."""
+    selectors: tuple[HostName, ...] = ()
+    """DKIM selectors that mail is signed with, for example ["s2026"]."""
+    senders: tuple[IpAddress, ...] = ()
+    """IP addresses that mail leaves from, besides those of the MX hosts: for their names and for block lists."""
+    block_lists: tuple[HostName, ...] = ()
+    """DNS block lists to ask for the addresses, by their zones. Nobody else is asked."""
+    domain_lists: tuple[DomainList, ...] = ()
+    """DNS block lists to ask for the domain: "zone", or "zone=entry" where its test entry is not "test"."""
+    connect: Switch = True
+    """Speak to the MX hosts' port 25, for the certificates they serve."""
+    resolver: ResolverAddress = ""
+    """The resolver to ask, "address" or "address:port"; empty: the system's. Block lists refuse public ones."""
 
 
 class TermsConfig(Section):

@@ -163,6 +163,17 @@ def _not_in_list(value: object, expected: str) -> tuple[str, str]:
     return f"must be one of {listed}, not {_shown(value)}", f'did you mean "{near}"?' if near else ""
 
 
+_NETWORKS = '["192.0.2.0/24"]'
+_LISTS = {
+    "locations": '["berlin", "toronto"]',
+    "selectors": '["s2026"]',
+    "senders": '["192.0.2.25"]',
+    "block_lists": '["list.example.org"]',
+    "domain_lists": '["list.example.org"]',
+}
+"""Examples of lists of plain values, by key; the others are networks."""
+
+
 def _shape(error: ErrorDetails) -> tuple[str, str]:
     loc, value = error["loc"], error["input"]
     name = str(loc[0]) if loc else ""
@@ -170,8 +181,7 @@ def _shape(error: ErrorDetails) -> tuple[str, str]:
     model, many = section_of(field) if field else (None, False)
     is_table = len(loc) == 1 or (len(loc) == 2 and isinstance(loc[1], int))
     if not (model and is_table):
-        words = '["berlin", "toronto"]' if loc[-1] == "locations" else '["192.0.2.0/24"]'
-        hint = f"for example {loc[-1]} = {words}"
+        hint = f"for example {loc[-1]} = {_LISTS.get(str(loc[-1]), _NETWORKS)}"
         return f"must be a list in square brackets, not {_shown(value)}", hint
     if error["type"] == "too_long":
         return f"there are more than {error.get('ctx', {}).get('max_length', 64)}", ""

@@ -127,11 +127,12 @@ def reference() -> str:
 def _kind(field: FieldInfo) -> str:
     annotation: Any = field.annotation
     if get_origin(annotation) is Literal:
-        return " ".join(f"`{word}`" for word in get_args(annotation))
+        return " ".join(f"`{word}`" for word in get_args(annotation) if word)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " ".join(f"`{member.value}`" for member in annotation)
     if get_origin(annotation) is tuple:
-        return "networks" if get_args(annotation)[0] is not str else "texts"
+        element = get_args(annotation)[0]
+        return "texts" if str in (element, *get_args(element)) else "networks"
     if annotation is bool:
         return "`true` `false`"
     if annotation is int:

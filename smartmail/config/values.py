@@ -5,11 +5,11 @@ import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
-from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from smartmail.config.zones import find_zone
 from smartmail.core.roster import NAME
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -157,8 +157,13 @@ def _path(value: object, info: ValidationInfo) -> object:
     return _resolved(Path(value), info) if isinstance(value, str | Path) else value
 
 
+def is_host_name(text: str) -> bool:
+    """Labels of letters, digits, - and _ with dots between them, 253 characters at most."""
+    return _HOST.fullmatch(text) is not None
+
+
 def _hostname(text: str) -> str:
-    if not _HOST.fullmatch(text):
+    if not is_host_name(text):
         raise wrong(f"{text!r} is no host name", 'for example "mail.example.com"')
     return text
 
@@ -186,11 +191,7 @@ def _day(text: str) -> str:
 
 
 def _zone(text: str) -> str:
-    try:
-        known = text == "UTC" or text in available_timezones()
-    except ValueError:
-        known = False
-    if not known:
+    if find_zone(text) is None:
         raise wrong(f"{text!r} is no time zone", 'for example "Europe/London" or "UTC"')
     return text
 

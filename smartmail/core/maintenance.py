@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from smartmail.core.months import local_minute
 from smartmail.core.roster import NAME
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def check(entries: Sequence[Announcement], new: Announcement) -> None:
     """
     _check_shape(entries, new)
     now = new.recorded_ms // MINUTE_MS
-    known = next((one for one in windows(entries, 0) if one.name == new.window), None)
+    known = next(iter(windows([one for one in entries if one.window == new.window], 0)), None)
     if new.action in (Action.ANNOUNCE, Action.NOTE):
         if known is not None:
             raise MaintenanceRefused(f'there is a window "{new.window}" already', "choose another name")
@@ -202,26 +203,6 @@ def check(entries: Sequence[Announcement], new: Announcement) -> None:
 def whole_minutes(from_second: int, until_second: int) -> tuple[int, int]:
     """The whole minutes inside [from_second, until_second) of POSIX seconds: a partial one counts as measured."""
     return -(-from_second // 60), until_second // 60
-
-
-def local_minute(moment: datetime, zone: tzinfo) -> int:
-    """The minute at which a wall clock in `zone` first shows `moment` (naive) or later.
-
-    So a time that comes twice is its first occurrence (as RFC 5545 section 3.3.5 has it), and one that is skipped is
-    the first minute after the gap.
-    """
-    early = _posix_minute(moment.replace(tzinfo=zone, fold=0))
-    if _wall(early, zone) <= moment:
-        return early
-    # In a gap fold=0 reckons with the offset before it and lands behind it; fold=1 lands in front of it.
-    before = _posix_minute(moment.replace(tzinfo=zone, fold=1))
-    while early - before > 1:
-        middle = (early + before) // 2
-        if _wall(middle, zone) < moment:
-            before = middle
-        else:
-            early = middle
-    return early
 
 
 class Every(StrEnum):
@@ -343,14 +324,6 @@ def _days(recurrence: Recurrence) -> list[date]:
             days.append(day)
         month = (month + timedelta(days=31)).replace(day=1)
     return days
-
-
-def _posix_minute(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(minutes=1)
-
-
-def _wall(minute: int, zone: tzinfo) -> datetime:
-    return datetime.fromtimestamp(minute * 60, zone).replace(tzinfo=None, fold=0)
 
 
 def _event(window: Window, domain: str) -> list[str]:

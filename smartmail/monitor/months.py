@@ -5,17 +5,14 @@ with the same days and terms, as long as the terms allow; the old ones stay.
 """
 
 import json
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
-from functools import cache
-from importlib import import_module, resources
 from typing import Final, Protocol
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
+from smartmail.config.zones import TZ_VERSION, find_zone
 from smartmail.core.canonical import canonical
 from smartmail.core.credits import Decision, Grounds
 from smartmail.core.evidence import Evidence
@@ -35,23 +32,13 @@ from smartmail.store.samples import StoredSamples
 
 DAY_MS: Final = 86_400_000
 
-_ZONE_NAME: Final = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
-
-@cache
 def zone_of(name: str) -> tzinfo:
-    """A zone by its IANA name, always from the tzdata package: so that TZ_VERSION is the version that is used. Raises
-    Invalid."""
-    if _ZONE_NAME.fullmatch(name):
-        path = resources.files("tzdata.zoneinfo").joinpath(*name.split("/"))
-        if path.is_file():
-            with path.open("rb") as file:
-                return ZoneInfo.from_file(file, key=name)
-    raise Invalid(f"there is no time zone {name!r}", 'write it as "Europe/London"')
-
-
-TZ_VERSION: Final[str] = import_module("tzdata").IANA_VERSION
-"""As "2026a"."""
+    """A zone by its IANA name. Raises Invalid."""
+    zone = find_zone(name)
+    if zone is None:
+        raise Invalid(f"there is no time zone {name!r}", 'write it as "Europe/London"')
+    return zone
 
 
 class Samples(Protocol):

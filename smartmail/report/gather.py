@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from smartmail.config.zones import find_zone
 from smartmail.core.credits import Decision, Grounds, Reason, credit_key, decide, reversal_key, subject_of
 from smartmail.core.ledger import Entry
 from smartmail.core.month_record import MonthRecord, difference, digest, from_json
@@ -13,7 +14,6 @@ from smartmail.core.months import Span
 from smartmail.report.build import Reader, from_record
 from smartmail.report.credits import credit_line, due_line
 from smartmail.report.model import Audience, CreditLine, MonthReport, Revision, Seen
-from smartmail.report.zones import find_zone
 from smartmail.store import sla
 from smartmail.store.agents import roster_history
 from smartmail.store.customers import get_customer

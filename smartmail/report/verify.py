@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date
 from typing import Final
 
+from smartmail.config.zones import TZ_VERSION, find_zone
 from smartmail.core.canonical import Fields, JsonError, differences, digest_of, text, whole
 from smartmail.core.credits import Reason, audit
 from smartmail.core.ledger import Entry, seal, shift_paid
@@ -20,7 +21,6 @@ from smartmail.core.months import Month, MonthError, days_of, span_of
 from smartmail.report.build import Reader, from_record
 from smartmail.report.model import Audience, Revision
 from smartmail.report.published import FORMAT, figures
-from smartmail.report.zones import TZ_VERSION, find_zone
 
 MOST_OCTETS: Final = 512 * 2**20
 """Of a file that is read at all."""

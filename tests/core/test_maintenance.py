@@ -22,13 +22,12 @@ from smartmail.core.maintenance import (
     check,
     excluded_plane,
     excluded_spans,
-    local_minute,
     occurrences,
     whole_minutes,
     windows,
 )
 from smartmail.core.minutes import ServiceMinutes
-from smartmail.core.months import Month, Span, span_of
+from smartmail.core.months import Month, Span, local_minute, span_of
 from smartmail.core.planes import between, ones
 from smartmail.core.sla import Result, Terms, assess
 

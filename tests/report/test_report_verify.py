@@ -192,8 +192,8 @@ def test_a_month_of_days_that_are_not_its_own_is_named() -> None:
     scene = Scene("2026-06")
     record = scene.record()
     days = tuple((day, replace(span, first=span.first + 60, end=span.end + 60)) for day, span in record.evidence.days)
+    from smartmail.config.zones import TZ_VERSION
     from smartmail.core.month_record import build
-    from smartmail.report.zones import TZ_VERSION
 
     shifted = build(replace(record.evidence, days=days, tz_version=TZ_VERSION, until=days[-1][1].end))
     report = from_record(shifted, report_on(scene).clock.zone, Revision(), Reader())
