@@ -26,7 +26,7 @@ from smartmail.core.limits import Charge, Limit, Refusal, Scope, Unit
 from smartmail.core.policy import Reason, Verdict, over_limit
 from smartmail.core.reply import Reply
 from smartmail.core.transfer import FATES, Fate, Loss, Phase
-from smartmail.metrics import STAGES, MonitorMetrics, RelayMetrics
+from smartmail.metrics import STAGES, AgentMetrics, MonitorMetrics, RelayMetrics
 from smartmail.relay.session import TOO_MANY_LOGINS
 from smartmail.store.events import EventRow
 
@@ -249,11 +249,11 @@ def test_every_command_is_on_a_page() -> None:
 def declared_metrics() -> Mapping[str, tuple[str, ...]]:
     """Name as scraped -> labels: those of smartmail.metrics, and those that the wiring list adds."""
     found: dict[str, tuple[str, ...]] = {"smartmail_build_info": ("version",)}
-    for declared in (RelayMetrics, MonitorMetrics):
+    for declared in (RelayMetrics, MonitorMetrics, AgentMetrics):
         for family in declared(CollectorRegistry()).collect():
             suffix = "_total" if family.type == "counter" else ""
             found[family.name + suffix] = tuple(getattr(family, "_labelnames", ()))
-    wiring = [(CODE / "cli" / name).read_text() for name in ("serve.py", "collecting.py")]
+    wiring = [(CODE / "cli" / name).read_text() for name in ("serve.py", "collecting.py", "agent.py")]
     for node in (node for text in wiring for node in ast.walk(ast.parse(text))):
         if isinstance(node, ast.keyword) and node.arg in ("gauges", "counters"):
             constants = [str(one.value) for one in ast.walk(node) if isinstance(one, ast.Constant)]

@@ -16,8 +16,15 @@ from smartmail.cli.common import CliError, ExitCode, JsonFlag, console, open_sto
 from smartmail.core.roster import NAME
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
     from smartmail.core.roster import CheckSpec
+    from smartmail.metrics import AgentMetrics
+    from smartmail.monitor.agent import Agent
+    from smartmail.monitor.clock import CorrectedClock
+    from smartmail.monitor.control import Target
     from smartmail.monitor.probes.observation import Observation
+    from smartmail.monitor.roundtrip import LateArrival
     from smartmail.monitor.settings import AgentSettings
 
 app = typer.Typer(no_args_is_help=True, help="Agents of the monitor: one at each location.")
@@ -103,13 +110,17 @@ def enrol(
         list[str] | None,
         typer.Option(help="host:port that has nothing to do with what is monitored. Repeatable.", show_default=False),
     ] = None,
+    probe_ca: Annotated[
+        Path | None,
+        typer.Option(help="Whom probes trust (PEM), where servers have certificates of an authority of your own."),
+    ] = None,
     folder: Folder = DEFAULT_FOLDER,
 ) -> None:
     """Make this host an agent: a key of its own, known to the collector by the token."""
     import asyncio
 
     from smartmail.monitor.client import new_key
-    from smartmail.monitor.settings import CA_FILE, KEY_FILE, SETTINGS_FILE, write_settings, write_whole
+    from smartmail.monitor.settings import KEY_FILE, SETTINGS_FILE, write_settings, write_whole
 
     if (folder / SETTINGS_FILE).exists():
         raise CliError(
@@ -120,15 +131,14 @@ def enrol(
         )
     text = _token(token_file)
     settings = _settings(folder, name, text.partition(".")[0], (collector, control or []))
+    _look_at_roots(probe_ca)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / settings.secrets).mkdir(mode=0o700, exist_ok=True)
     _, pem, public_key = new_key()
     # On the disk before the collector knows it: a key that is known and lost would cost the token.
     write_whole(folder / KEY_FILE, pem)
     asyncio.run(_enrol(settings, ca, text, public_key))
-    if ca is not None:
-        write_whole(folder / CA_FILE, ca.read_bytes(), 0o644)
-    write_settings(settings if ca is None else _with_ca(settings, Path(CA_FILE)))
+    write_settings(_with_authorities(settings, ca, probe_ca))
     say(f"agent {name} enrolled at {settings.location}; start it with: smartmail agent run --dir {folder}")
     if not settings.control:
         say("it has no control targets: when this host loses the net, it will see everything as down (--control)")
@@ -151,15 +161,20 @@ def run(folder: Folder = DEFAULT_FOLDER) -> None:
 
 async def _run(settings: "AgentSettings") -> None:
     import asyncio
+    import contextlib
     import signal
+
+    from prometheus_client import CollectorRegistry
 
     from smartmail import events
     from smartmail.events import monitor as lines
+    from smartmail.metrics import AgentMetrics
     from smartmail.monitor.agent import Agent, AgentParts
     from smartmail.monitor.client import Collectors, Identity, read_key, tls_context
     from smartmail.monitor.clock import CorrectedClock, SystemTime
     from smartmail.monitor.prober import MOST_AT_ONCE
 
+    _look_at_roots(settings.probe_ca)
     _allow_descriptors(2 * MOST_AT_ONCE)
     clock = CorrectedClock(SystemTime())
     identity = Identity(settings.name, read_key(settings.key))
@@ -169,27 +184,133 @@ async def _run(settings: "AgentSettings") -> None:
         loop.add_signal_handler(number, stop.set)
     loop.set_exception_handler(events.loop_fault)
     log = events.configure()
+    metrics = AgentMetrics(CollectorRegistry())
     try:
-        async with Collectors(settings.collectors, tls_context(settings.ca), clock.steady_ms, identity) as collectors:
-            parts = AgentParts(clock, collectors, _probe(settings, clock.now_ms), lines)
-            await Agent(settings, parts).run(stop)
+        async with contextlib.AsyncExitStack() as stack:
+            collectors = Collectors(settings.collectors, tls_context(settings.ca), clock.steady_ms, identity)
+            await stack.enter_async_context(collectors)
+            parts = AgentParts(clock, collectors, probe_of(settings, clock.now_ms, metrics), lines)
+            agent = Agent(settings, parts)
+            watch(metrics, agent, clock)
+            if settings.metrics is not None:
+                _serve_metrics(stack, settings.metrics, metrics)
+            await agent.run(stop)
     finally:
         log.close()
 
 
-def _probe(settings: "AgentSettings", now_ms: Callable[[], int]) -> "Callable[[CheckSpec], Awaitable[Observation]]":
+def probe_of(
+    settings: "AgentSettings", now_ms: Callable[[], int], metrics: "AgentMetrics"
+) -> "Callable[[CheckSpec], Awaitable[Observation]]":
+    """Does a check, and tells `metrics` what it saw."""
     from smartmail.core.roster import CheckKind
     from smartmail.events import monitor as lines
     from smartmail.monitor.probes import SecretSource, make_context, probe
     from smartmail.monitor.roundtrip import RoundTrips
 
-    context = make_context(SecretSource(settings.secrets, lines.secret_readable), now_ms=now_ms)
-    trips = RoundTrips(settings.location)
+    secrets_ = SecretSource(settings.secrets, lines.secret_readable)
+    context = make_context(secrets_, ca_file=settings.probe_ca, now_ms=now_ms)
 
-    def look(check: "CheckSpec") -> "Awaitable[Observation]":
-        return trips.start(check, context) if check.kind is CheckKind.ROUND_TRIP else probe(check, context)
+    def late(one: "LateArrival") -> None:
+        metrics.late[one.check] += 1
+        lines.round_trip_late(check=one.check, location=one.location, late_ms=one.late_ms, sent_ms=one.sent_ms)
+
+    trips = RoundTrips(settings.location, on_late=late)
+
+    async def look(check: "CheckSpec") -> "Observation":
+        is_trip = check.kind is CheckKind.ROUND_TRIP
+        seen = await (trips.start(check, context) if is_trip else probe(check, context))
+        metrics.saw(check, seen.phases, seen.facts)
+        return seen
 
     return look
+
+
+def watch(metrics: "AgentMetrics", agent: "Agent", clock: "CorrectedClock") -> None:
+    """Have the metrics show what the agent counts."""
+    probes, sent, counts = agent.prober.counts, agent.sender.counts, agent.counts
+
+    def checks() -> frozenset[str]:
+        roster = agent.prober.book.at(clock.now_ms() // 60_000)
+        return frozenset(check.name for check in roster.checks) if roster else frozenset()
+
+    metrics.outcomes = lambda: probes.outcomes
+    metrics.offset_ms = lambda: clock.offset_ms
+    metrics.checks = checks
+    metrics.watch(
+        counters=(
+            (
+                "smartmail_agent_late_starts",
+                "Probes begun over 1 s after their slot.",
+                lambda: probes.begun - probes.on_time,
+            ),
+            (
+                "smartmail_agent_missed_slots",
+                "Slots in which nothing was begun: the agent slept, or too much ran.",
+                lambda: probes.missed,
+            ),
+            (
+                "smartmail_agent_overlapped_slots",
+                "Slots left out because the check's last probe still ran.",
+                lambda: probes.overlapped,
+            ),
+            ("smartmail_agent_probe_faults", "Probes that ended by a fault of ours.", lambda: probes.faults),
+            ("smartmail_agent_control_failures", "Looks that reached no control target.", lambda: probes.cut_off),
+            ("smartmail_agent_spooled_samples", "Samples brought to the disk.", lambda: counts.spooled),
+            ("smartmail_agent_handed_in_samples", "Samples that a collector took.", lambda: sent.samples),
+            ("smartmail_agent_quarantined_samples", "Of these, dated in the future.", lambda: sent.quarantined),
+            (
+                "smartmail_agent_conflicting_samples",
+                "Of these, other than what the collector knew.",
+                lambda: sent.conflicts,
+            ),
+            (
+                "smartmail_agent_set_aside_samples",
+                "Samples that no collector will ever take, kept apart.",
+                lambda: sent.set_aside,
+            ),
+            (
+                "smartmail_agent_lost_samples",
+                "Samples that are gone: no disk, no room, or no collector in 30 days.",
+                lambda: counts.lost,
+            ),
+            (
+                "smartmail_agent_hand_in_failures",
+                "Tries to hand in that no collector answered well.",
+                lambda: sent.failures,
+            ),
+            (
+                "smartmail_agent_check_in_failures",
+                "Questions for time and roster that no collector answered well.",
+                lambda: counts.failed_check_ins,
+            ),
+        ),
+        gauges=(
+            ("smartmail_agent_waiting_samples", "Samples that no collector has yet.", lambda: agent.waiting),
+            ("smartmail_agent_running_probes", "Probes that run now.", lambda: agent.prober.running),
+            (
+                "smartmail_agent_since_hand_in_seconds",
+                "Time since a collector last took samples; before the first time, since the start.",
+                lambda: agent.since_hand_in_ms / 1000,
+            ),
+        ),
+    )
+
+
+def _serve_metrics(stack: "AsyncExitStack", endpoint: "Target", metrics: "AgentMetrics") -> None:
+    from prometheus_client import start_http_server
+
+    from smartmail import events
+
+    try:
+        server, thread = start_http_server(endpoint.port, endpoint.host, registry=metrics.registry)
+    except OSError as error:
+        raise CliError(error.strerror or str(error), where=f"metrics {endpoint}", code=ExitCode.UNREACHABLE) from error
+    stack.callback(thread.join)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    address = f"{endpoint.host}:{server.server_port}"
+    events.listening(name="metrics", role="metrics", address=address)
 
 
 async def _enrol(settings: "AgentSettings", ca: Path | None, text: str, public_key: str) -> None:
@@ -228,10 +349,29 @@ def _settings(folder: Path, name: str, location: str, urls: tuple[list[str], lis
         raise CliError(str(error), code=ExitCode.USAGE) from None
 
 
-def _with_ca(settings: "AgentSettings", ca: Path) -> "AgentSettings":
+def _with_authorities(settings: "AgentSettings", ca: Path | None, probe_ca: Path | None) -> "AgentSettings":
+    """With copies of these files in the agent's folder."""
     from dataclasses import replace
 
-    return replace(settings, ca=ca)
+    from smartmail.monitor.settings import CA_FILE, PROBE_CA_FILE, write_whole
+
+    for name, given in ((CA_FILE, ca), (PROBE_CA_FILE, probe_ca)):
+        if given is not None:
+            write_whole(settings.folder / name, given.read_bytes(), 0o644)
+    return replace(settings, ca=ca and Path(CA_FILE), probe_ca=probe_ca and Path(PROBE_CA_FILE))
+
+
+def _look_at_roots(file: Path | None) -> None:
+    """Raises CliError for a file of roots that no probe could use."""
+    import ssl
+
+    try:
+        if file is not None:
+            ssl.create_default_context(cafile=file)
+    except ssl.SSLError as error:
+        raise CliError("no certificates in it", where=str(file), code=ExitCode.USAGE) from error
+    except OSError as error:
+        raise CliError(error.strerror or str(error), where=str(file), code=ExitCode.USAGE) from error
 
 
 def _token(file: Path) -> str:

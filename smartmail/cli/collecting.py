@@ -1,4 +1,4 @@
-"""The monitor's own process: collector, sealing, live figures, metrics. This file is its wiring list."""
+"""The monitor's own process: collector, sealing, live figures, trust checks, metrics. This file is its wiring list."""
 
 import asyncio
 import contextlib
@@ -18,6 +18,7 @@ from smartmail.metrics import MonitorMetrics
 from smartmail.monitor.live import look
 from smartmail.monitor.months import Months
 from smartmail.monitor.rosters import put_in_force, roster_of
+from smartmail.monitor.trust_runner import TrustRunner, looker
 from smartmail.store import sla
 from smartmail.store.database import Database
 from smartmail.store.errors import StoreError
@@ -56,6 +57,7 @@ class Monitor:
         self.months = Months(self.database, self.samples, config.sla_terms)
         self.counts = CollectorCounts()
         self.metrics = MonitorMetrics(CollectorRegistry())
+        self.trust = TrustRunner(looker(config.server.hostname), now_ms, lines)
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -85,14 +87,22 @@ class Monitor:
         stack.push_async_callback(self._end_tasks)
         self._spawn(self._seal_often())
         self._spawn(self._look_often())
+        self._spawn(self.trust.run(self.pace))
 
     def apply(self, config: Config) -> None:
-        """Have the configuration's roster and terms in force. Raises StoreError where terms in force were changed."""
+        """Have the configuration's roster, terms and trust checks in force. Raises StoreError where terms in force were
+        changed."""
         now = self.now_ms()
         with self.database.write() as connection:
             sla.record_terms(connection, config.sla_terms, Act("configuration", "", now * 10**6))
         if (roster := put_in_force(self.database, roster_of(config), now)) is not None:
-            lines.roster_in_force(version=roster.version, checks=len(roster.checks), locations=roster.locations)
+            lines.roster_in_force(
+                version=roster.version,
+                checks=len(roster.checks),
+                locations=roster.locations,
+                from_minute=roster.from_minute,
+            )
+        self.trust.watch(config.trust)
         self.config = config
         self.months = Months(self.database, self.samples, config.sla_terms)
 
@@ -136,6 +146,8 @@ class Monitor:
     def _watch(self) -> None:
         counts = self.counts
         self.metrics.refused = lambda: {reason.value: count for reason, count in counts.refused.items()}
+        self.metrics.trust_findings = self.trust.counts
+        self.metrics.trust_checked = self.trust.checked_seconds
         self.metrics.watch(
             counters=(
                 ("smartmail_collector_batches", "Batches taken.", lambda: counts.batches),

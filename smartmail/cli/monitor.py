@@ -31,8 +31,8 @@ app = typer.Typer(no_args_is_help=True, help="The collector, and how the service
 
 @app.command()
 def run(ctx: typer.Context) -> None:
-    """Run the collector: take samples from agents, judge every minute, tell Prometheus. SIGHUP reads the configuration
-    again."""
+    """Run the collector: take samples from agents, judge every minute, look at the domains of [[trust]] each hour, tell
+    Prometheus. SIGHUP reads the configuration again."""
     from smartmail import events
     from smartmail.store.migrations import ensure
 
@@ -82,8 +82,8 @@ def _reload(monitor: object, path: "Path | None") -> None:
 
 @app.command()
 def apply(ctx: typer.Context) -> None:
-    """Put the configuration's checks, locations and terms in force from the next minute on. Agents hear of it within a
-    minute; `run` does it too when it starts."""
+    """Put the configuration's checks, locations and terms in force: the first ones from the next minute on, a change
+    three minutes ahead, so that agents have heard of it. `run` does it too when it starts, and at SIGHUP."""
     from smartmail.cli.acting import act
     from smartmail.monitor.rosters import put_in_force, roster_of
     from smartmail.store import sla
@@ -96,7 +96,8 @@ def apply(ctx: typer.Context) -> None:
         say("nothing to do: it is in force already")
         return
     places = ", ".join(roster.locations) or "none"
-    say(f"roster {roster.version}: {len(roster.checks)} checks, locations: {places}; in force from the next minute on")
+    since = _when(roster.from_minute)
+    say(f"roster {roster.version}: {len(roster.checks)} checks, locations: {places}; in force from {since}")
 
 
 @app.command()

@@ -110,12 +110,52 @@ def spool_broken(*, file: str) -> None:
     _emit(logging.ERROR, "spool_broken", "the spool could not be read and was moved away", {"file": file})
 
 
+def round_trip_late(*, check: str, location: str, late_ms: int, sent_ms: int) -> None:
+    """A probe's message came after its deadline: its minute counted as failed. late_ms: from its sending to its coming,
+    as far as is known. sent_ms: epoch."""
+    fields: dict[str, Field] = {"check": check, "location": location, "late_ms": late_ms, "sent_ms": sent_ms}
+    _emit(logging.WARNING, "round_trip_late", "a probe's message came late", fields)
+
+
 def secret_readable(text: str) -> None:
     """Others than the agent may read a file of a secret. text: which, and its mode."""
     _emit(logging.WARNING, "secret_readable", "a secret can be read by others", {"what": text})
 
 
-def roster_in_force(*, version: int, checks: int, locations: Sequence[str]) -> None:
-    """Another roster counts from the next minute on."""
-    fields: dict[str, Field] = {"version": version, "checks": checks, "locations": locations}
+def roster_in_force(*, version: int, checks: int, locations: Sequence[str], from_minute: int) -> None:
+    """Another roster counts from this minute on, which is at most a few ahead. from_minute: POSIX seconds / 60."""
+    fields: dict[str, Field] = {
+        "version": version,
+        "checks": checks,
+        "locations": locations,
+        "from_minute": from_minute,
+    }
     _emit(logging.INFO, "roster_in_force", "roster in force", fields)
+
+
+# Trust checks
+
+
+def trust_finding(*, domain: str, check: str, severity: str, subject: str, found: str, remedy: str) -> None:
+    """A trust check finds something that it did not find an hour ago, or not so. Advisory: no part of any SLA."""
+    fields: dict[str, Field] = {
+        "domain": domain,
+        "check": check,
+        "severity": severity,
+        "subject": subject,
+        "found": found,
+        "remedy": remedy,
+    }
+    level = logging.INFO if severity == "warning" else logging.WARNING
+    _emit(level, "trust_finding", "a trust check finds something", fields)
+
+
+def trust_resolved(*, domain: str, check: str, subject: str, found: str) -> None:
+    """What a trust check had found is there no more. found: as it was."""
+    fields: dict[str, Field] = {"domain": domain, "check": check, "subject": subject, "found": found}
+    _emit(logging.INFO, "trust_resolved", "a trust check's finding is gone", fields)
+
+
+def trust_fault(*, domain: str, error: BaseException) -> None:
+    """The look at a domain broke off by a fault of ours."""
+    _emit(logging.ERROR, "trust_fault", "a fault of ours in a trust check", {"domain": domain, **fault(error)})

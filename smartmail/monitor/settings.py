@@ -3,6 +3,7 @@
 agent.toml   what stands here
 agent.key    the private key, 0600
 ca.pem       whom to trust for the collector, where enrol was given one
+probe-ca.pem whom probes trust, where enrol was given one
 roster.json  the rosters as last heard
 spool.db     samples that no collector has yet
 secrets/     one file each for what probes log in with
@@ -24,9 +25,10 @@ from smartmail.monitor.control import Target, parse_target
 SETTINGS_FILE: Final = "agent.toml"
 KEY_FILE: Final = "agent.key"
 CA_FILE: Final = "ca.pem"
+PROBE_CA_FILE: Final = "probe-ca.pem"
 ROSTER_FILE: Final = "roster.json"
 SECRETS: Final = "secrets"
-_KEYS: Final = frozenset({"name", "location", "collectors", "ca", "key", "secrets", "control"})
+_KEYS: Final = frozenset({"name", "location", "collectors", "ca", "probe_ca", "key", "secrets", "control", "metrics"})
 
 
 class SettingsError(Exception):
@@ -35,7 +37,9 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """One agent. ca: None trusts the system's authorities. Paths are absolute or as given by the folder."""
+    """One agent. ca: whom it trusts for the collector, probe_ca: whom its probes trust; None: the system's authorities.
+    metrics: where it tells Prometheus (port 0: any free one), None: nowhere. Paths are absolute or as given by the
+    folder."""
 
     folder: Path
     name: str
@@ -45,6 +49,8 @@ class AgentSettings:
     key: Path = Path(KEY_FILE)
     secrets: Path = Path(SECRETS)
     control: tuple[Target, ...] = ()
+    probe_ca: Path | None = None
+    metrics: Target | None = None
 
     @property
     def roster_file(self) -> Path:
@@ -93,9 +99,16 @@ def write_settings(settings: AgentSettings) -> None:
         f"secrets = {_text(str(settings.secrets))}",
         "# Hosts apart from what is monitored, host:port. None of them reachable: this location abstains.",
         f"control = [{', '.join(_text(str(one)) for one in settings.control)}]",
+        "# Metrics for Prometheus over HTTP, for example 127.0.0.1:9328. Empty: off.",
+        f"metrics = {_text(str(settings.metrics or ''))}",
     ]
     if settings.ca is not None:
         lines.append(f"ca = {_text(str(settings.ca))}")
+    if settings.probe_ca is not None:
+        lines += [
+            "# Whom probes trust, instead of the system's authorities.",
+            f"probe_ca = {_text(str(settings.probe_ca))}",
+        ]
     write_whole(settings.folder / SETTINGS_FILE, "\n".join((*lines, "")).encode())
 
 
@@ -134,7 +147,20 @@ def _settings(folder: Path, value: dict[str, object]) -> AgentSettings:
         folder / _string(value.get("key", KEY_FILE)),
         folder / _string(value.get("secrets", SECRETS)),
         tuple(parse_target(one) for one in _strings(value.get("control", []))),
+        folder / _string(value["probe_ca"]) if "probe_ca" in value else None,
+        _metrics(_string(value.get("metrics", ""))),
     )
+
+
+def _metrics(text: str) -> Target | None:
+    """port 0 is any free one."""
+    host, found, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not text:
+        return None
+    if not found or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65_535:
+        raise SettingsError(f"metrics: {text!r} is no address and port, as in 127.0.0.1:9328")
+    return Target(host, int(port))
 
 
 def _string(value: object) -> str:

@@ -179,6 +179,8 @@ def run_secure_postfix(dovecot: SecureDovecot) -> Iterator[SecurePostfix]:
         "virtual_mailbox_maps": "texthash:{directory}/conf/users",
         "virtual_transport": f"lmtp:unix:{dovecot.sockets.lmtp_socket}",
         "default_transport": "discard",
+        "queue_run_delay": "1s",
+        "minimal_backoff_time": "1s",
         "smtpd_tls_security_level": "may",
         "smtpd_tls_auth_only": "yes",
         "smtpd_tls_cert_file": str(dovecot.directory / "tls.pem"),

@@ -20,6 +20,8 @@ class TrustCheck(StrEnum):
     TLSA = "tlsa"
     PTR = "ptr"
     DNSBL = "dnsbl"
+    ALL = "all"
+    """The whole look at the domain, where it broke off."""
 
 
 class Severity(StrEnum):
