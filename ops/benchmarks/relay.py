@@ -168,12 +168,13 @@ class Bench:
         self.memories(sink.port)
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """A signal handler: end in order."""
     raise KeyboardInterrupt
 
 
 @contextmanager
-def _alone(cache: Path, say: Say) -> Iterator[None]:
+def alone(cache: Path, say: Say) -> Iterator[None]:
     """Hold the lock of this checkout's benchmarks: two at once would measure each other. Waits for a while."""
     cache.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + LONGEST_WAIT
@@ -193,7 +194,7 @@ def _alone(cache: Path, say: Say) -> Iterator[None]:
 def run(root: Path, plan: Plan, wanted: frozenset[str], say: Say) -> tuple[report.Results, str]:
     """Install, start, measure, end all. Returns what was found and how it was pinned."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+        signal.signal(number, interrupted)
     raise_file_limit()
     programs = tuple(sorted({name for peer in PEERS if peer.id in wanted for name in peer.programs}))
     absent = install.install_packages((*programs, "smtp-source", "smtp-sink", *submission.PROGRAMS), say)
@@ -204,7 +205,7 @@ def run(root: Path, plan: Plan, wanted: frozenset[str], say: Say) -> tuple[repor
     folder = Path(tempfile.mkdtemp(prefix="smartmail-bench-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None))
     folder.chmod(0o755)
     try:
-        with _alone(root / ".cache" / "bench", say), Processes(folder) as processes:
+        with alone(root / ".cache" / "bench", say), Processes(folder) as processes:
             started = time.monotonic()
             bench = Bench(plan, Driver(processes, cores, root), folder, wanted, say)
             bench.run(haraka)

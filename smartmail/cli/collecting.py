@@ -31,6 +31,8 @@ from smartmail.web.serving import WebServer
 
 LOOK_SECONDS: Final = 20
 """Between two looks at the running months: a minute is judged soon after its samples are in."""
+LOOK_SHARE: Final = 5
+"""The pause after a look is at least so many times as long as the look."""
 PRUNE_EVERY: Final = 288
 """Sealings between two looks whether samples may go: once a day."""
 
@@ -173,12 +175,15 @@ class Monitor:
                 events.store_trouble(error=str(error))
 
     async def _look_often(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 await self.look()
             except StoreError as error:
                 events.store_trouble(error=str(error))
-            await asyncio.sleep(LOOK_SECONDS / self.pace)
+            # Thousands of checks take seconds to judge: that must not become all the process does.
+            await asyncio.sleep(max(LOOK_SECONDS / self.pace, LOOK_SHARE * (loop.time() - began)))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -27,7 +27,7 @@ from smartmail.config.problems import (
     section_of,
 )
 
-MAX_FILE_SIZE = 1_048_576
+MAX_FILE_SIZE = 16_777_216
 """Octets: a configuration is written by hand."""
 CREDENTIALS: Mapping[tuple[str, str], bool] = {
     ("store", "url"): True,
