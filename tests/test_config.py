@@ -95,7 +95,7 @@ class TestBadFiles:
             read(tmp_path / ("n" * 300), {})
 
     def test_huge_file_is_refused_without_parsing_it(self, tmp_path: Path) -> None:
-        assert problems(tmp_path, "#" * 1_048_577) == ["smartmail.toml: is larger than 1048576 octets"]
+        assert problems(tmp_path, "#" * 16_777_217) == ["smartmail.toml: is larger than 16777216 octets"]
 
     def test_deeply_nested_file_is_refused(self, tmp_path: Path) -> None:
         (told,) = problems(tmp_path, "a = " + "[" * 50_000)

@@ -28,7 +28,7 @@ from smartmail.config.problems import (
 )
 
 MAX_FILE_SIZE = 16_777_216
-"""Octets: a configuration is written by hand."""
+"""Octets: 10,000 checks fit in."""
 CREDENTIALS: Mapping[tuple[str, str], bool] = {
     ("store", "url"): True,
     ("tls", "certificate"): False,

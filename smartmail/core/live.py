@@ -5,10 +5,11 @@ from typing import Final
 
 from smartmail.core.burn import PAIRS, Alert, Budget, Burn, alerts, breach_in, budget, burns
 from smartmail.core.maintenance import excluded_plane
-from smartmail.core.minutes import Verdict
+from smartmail.core.minutes import LocationVotes, Verdict, check_minutes
 from smartmail.core.month_record import MonthRecord
 from smartmail.core.months import Span
 from smartmail.core.planes import ones
+from smartmail.core.roster import roster_planes
 from smartmail.core.sla import Assessment, Incident
 
 ALARM_WINDOW: Final = PAIRS[0].long
@@ -92,17 +93,18 @@ def _advisories(record: MonthRecord) -> tuple[Advisory, ...]:
     """Who sees a failure in the last judged minute, of checks that are not down in it."""
     evidence = record.evidence
     first, last = evidence.span.first, record.assessment.span.end - 1
-    down = {name for one in record.findings.incidents if one.end is None for name in one.checks}
+    rosters = roster_planes(evidence.history, last, last + 1)
     found = []
     for check, places in sorted(evidence.streams.items()):
-        if check in down:
+        seen = {place: votes.down & ~evidence.silenced.get(place, 0) for place, votes in places.items()}
+        failing = sorted(place for place, plane in seen.items() if plane >> (last - first) & 1)
+        now = {place: LocationVotes(0, 1) for place in failing}
+        # By the check's own votes: an open incident names checks that are up again, and none that bears no SLA.
+        if check_minutes(now, rosters.get(check, {}), {}, evidence.terms.minimum_reporters, 1).down:
             continue
-        for place, votes in sorted(places.items()):
-            seen = votes.down & ~evidence.silenced.get(place, 0)
-            if not seen >> (last - first) & 1:
-                continue
+        for place in failing:
             since = last
-            while since > first and seen >> (since - 1 - first) & 1:
+            while since > first and seen[place] >> (since - 1 - first) & 1:
                 since -= 1
             found.append(Advisory(check, place, since))
     return tuple(found)
