@@ -77,7 +77,6 @@ class Session:
         "_discard",
         "_last",
         "_noops",
-        "_out",
         "_overlong",
         "_passed",
         "_return_to",
@@ -90,6 +89,7 @@ class Session:
         "greeted",
         "kept",
         "offer",
+        "said",
         "state",
         "terms",
         "tls",
@@ -113,7 +113,8 @@ class Session:
         self._verb = Verb.NOOP
         self.kept = b""
         """Octets that have not been looked at."""
-        self._out: list[bytes] = []
+        self.said: list[bytes] = []
+        """What is to be written to the client."""
         self._overlong: Reply | None = None
         self._data: DataScanner | None = None
         self._chunks: ChunkScanner | None = None
@@ -145,7 +146,7 @@ class Session:
         state = self.state
         if state is CLOSED:
             return
-        self._out.append(answer.wire or answer.render())
+        self.said.append(answer.wire or answer.render())
         self.waiting = False
         if state is CONTENT:
             self._end_transaction()
@@ -179,7 +180,7 @@ class Session:
         """Answer AUTH with a further challenge (RFC 4954 section 4: 334 and base64)."""
         if self.state is CLOSED:
             return
-        self._out.append(b"334 " + binascii.b2a_base64(octets, newline=False) + b"\r\n")
+        self.said.append(b"334 " + binascii.b2a_base64(octets, newline=False) + b"\r\n")
         self.waiting = False
         self.state = AUTHENTICATING
 
@@ -238,11 +239,11 @@ class Session:
 
     def output(self) -> bytes:
         """Take what is to be written to the client."""
-        out = self._out
-        if not out:
-            return b""
-        joined = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
+        said = self.said
+        if len(said) == 1:
+            return said.pop()
+        joined = b"".join(said)
+        said.clear()
         return joined
 
     def next_event(self) -> Event | None:
@@ -539,7 +540,7 @@ class Session:
         self.state = STEPS[self.state][self._verb] or self.state
 
     def _say(self, answer: Reply) -> None:
-        self._out.append(answer.wire or answer.render())
+        self.said.append(answer.wire or answer.render())
 
     def _refuse(self, refusal: Reply) -> Event:
         self._say(refusal)

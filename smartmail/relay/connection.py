@@ -162,12 +162,12 @@ class Connection(asyncio.Protocol):
         self._outbox.write(self.transport, command)
 
     def expect(self, on_reply: OnReply, seconds: float) -> None:
-        """A reply is due for what has been, or is about to be, written."""
+        """A reply is due for what has been, or is about to be, written. seconds: 0 is whenever it comes."""
         if self.lost:
             self._loop.call_soon(self._tell, on_reply, Loss.UPSTREAM_LOST)
             return
         self._waiting.append(on_reply)
-        self.deadline = self._tick.now + seconds
+        self.deadline = self._tick.now + seconds if seconds else 0.0
 
     def due_in(self, seconds: float) -> None:
         """The reply that is waited for must come within this time from now; 0: whenever it comes."""

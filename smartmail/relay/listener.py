@@ -52,6 +52,10 @@ class Listener:
     tls: ssl.SSLContext | None
     greeting_delay: float = 0.0
     sockets: list[socket.socket] = field(default_factory=list)
+    name: str = field(init=False)
+    """As metrics and logs know it."""
+    tls_first: bool = field(init=False)
+    """TLS from the first octet on, without STARTTLS."""
     banner: Reply = field(init=False)
     _offers: dict[tuple[bool, bool, int], tuple[Capabilities, tuple[str, ...], Offer]] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -64,15 +68,12 @@ class Listener:
     """The rules that the doors were made by. Compared by identity: they are replaced, never changed."""
 
     def __post_init__(self) -> None:
+        self.name = self.config.name
+        self.tls_first = self.config.tls == "implicit"
         self.banner = reply(220, "", f"{self.terms.hostname} ESMTP Smart Mail")
 
     no_offer = NOTHING
     closed_door = Door(needs_login=True)
-
-    @property
-    def name(self) -> str:
-        """As metrics and logs know it."""
-        return self.config.name
 
     @property
     def submission(self) -> bool:
@@ -163,7 +164,7 @@ class Listener:
         """Bind and accept. Raises OSError: the port is taken, or may not be."""
         loop = asyncio.get_running_loop()
         endpoint = self.config.endpoint
-        context = self.tls if self.config.tls == "implicit" else None
+        context = self.tls if self.tls_first else None
         if context is not None:
             # The server keeps the context that it was opened with; a reload brings another one.
             context.sni_callback = self._renew_certificate

@@ -161,7 +161,7 @@ class ClientSession(asyncio.Protocol):
         self._client = (peer[0], peer[1])
         self.network, self.door = self.listener.know(peer[0], self.rules)
         self.session_id = relay.next_session_id()
-        if tls := transport.get_extra_info("ssl_object"):
+        if self.listener.tls_first and (tls := transport.get_extra_info("ssl_object")):
             self._note_tls(tls)
         self.budget = relay.budget_of(None, self.network)
         self._exposed = True
@@ -359,14 +359,15 @@ class ClientSession(asyncio.Protocol):
             self.heard = self._relay.tick.now
         if self._paused & _FOR_BACKLOG and not smtp.waiting:
             self._resume(_FOR_BACKLOG)
-        self._flush()
+        if smtp.said or smtp.closed or self._half_closed:
+            self._flush()
 
     def _flush(self) -> None:
         transport, smtp = self._transport, self._smtp
         if transport is None:
             return
-        if out := smtp.output():
-            self.services.outbox.write(transport, out)
+        if smtp.said:
+            self.services.outbox.write(transport, smtp.output())
         if smtp.closed or (self._half_closed and not smtp.waiting):
             self.services.outbox.close(transport)
 

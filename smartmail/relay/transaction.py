@@ -33,6 +33,8 @@ from smartmail.store.events import EventRow
 _ACCEPTED, _OK, _OK_WORD = Verdict.ACCEPTED, Reason.OK, Reason.OK.value
 _ENVELOPE, _ASKED, _STREAMING, _DOT_SENT = Phase
 SENDER_OK: Final = reply(250, "2.1.0", "Ok")
+_NO_STAGE: Final = ""
+"""What comes to its end here is not counted: the client was waited for."""
 _SIZE: Final = re.compile(rb" SIZE=[0-9]+")
 UPSTREAM_CLOSING: Final = reply(451, "4.3.2", "The mail server behind this one is shutting down; try again later")
 NO_CHUNKS: Final = reply(451, "4.3.3", "The mail server behind this one takes no BDAT for now; say EHLO and try again")
@@ -46,8 +48,9 @@ class Transaction:
         "_charges",
         "_client",
         "_connection",
-        "_last",
+        "_held",
         "_mail_is_open",
+        "_marks",
         "_phase",
         "_pool",
         "_rcpt",
@@ -55,7 +58,6 @@ class Transaction:
         "_results",
         "_services",
         "_size",
-        "_spent",
         "_started_ns",
         "_task",
         "_upstream_reply",
@@ -88,9 +90,10 @@ class Transaction:
         self._size = 0
         self._upstream_reply: Reply | None = None
         self._started_ns = self._services.clock.now_ns()
-        self._last = perf_counter_ns()
-        self._spent: list[tuple[str, int]] = []
-        """Microseconds of each stage that has been gone through."""
+        self._marks: list[tuple[str, int]] = [(_NO_STAGE, perf_counter_ns())]
+        """When each stage came to its end."""
+        self._held = False
+        """The client is not read: the upstream is slow."""
 
     # MAIL and RCPT
 
@@ -121,7 +124,7 @@ class Transaction:
         if connection is not None:
             connection.send(recipient.command, self._rcpt_answered, self._pool.route.timeouts.rcpt)
             return
-        self._last = perf_counter_ns()
+        self._stage(_NO_STAGE)
         self._pool = self._services.pool  # a reload may have replaced it
         connection = self._pool.take_idle()
         if connection is None or self._pool.wants_xclient(connection, client.identity):
@@ -260,11 +263,12 @@ class Transaction:
         """DATA: 354 only after the upstream's 354."""
         if self._forbidden_by_now():
             return
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             self._lost(Loss.UPSTREAM_LOST)
             return
         self._phase = _ASKED
-        self._connection.send(b"DATA\r\n", self._data_answered, self._pool.route.timeouts.data)
+        connection.send(b"DATA\r\n", self._data_answered, self._pool.route.timeouts.data)
 
     def _forbidden_by_now(self) -> bool:
         """Policy speaks once more before content where the account is not what it was at MAIL. True: it said no."""
@@ -299,8 +303,7 @@ class Transaction:
         if connection is None:
             return
         self._phase = _STREAMING
-        connection.expect(self._content_answered, self._pool.route.timeouts.block)
-        connection.due_in(0)
+        connection.expect(self._content_answered, 0)
         if not self._client.go_ahead(result):
             self._abandon(Verdict.ABORTED, Reason.EARLY_TALK)
 
@@ -320,8 +323,7 @@ class Transaction:
             return
         last = b" LAST" if asked.last else b""
         self._phase = _STREAMING
-        connection.expect(self._content_answered, self._pool.route.timeouts.block)
-        connection.due_in(0)
+        connection.expect(self._content_answered, 0)
         connection.write(b"BDAT %d%b\r\n" % (asked.size, last))
         if not asked.size:
             self._end_of_octets(last=asked.last)
@@ -408,6 +410,7 @@ class Transaction:
         return fate
 
     def _blocked(self, blocked: bool) -> None:
+        self._held = blocked
         self._client.hold(reading=not blocked)
         if self._connection is not None and self._phase is _STREAMING:
             self._connection.due_in(self._pool.route.timeouts.block if blocked else 0)
@@ -482,7 +485,9 @@ class Transaction:
     def _stop_listening(self, connection: Connection) -> None:
         """This mail has no more to do with it. A client that was held for its slowness is read again."""
         connection.on_blocked = connection.on_fault = None
-        self._client.hold(reading=True)
+        if self._held:
+            self._held = False
+            self._client.hold(reading=True)
 
     def _release_pending(self) -> None:
         """A recipient whose reply never came."""
@@ -491,17 +496,20 @@ class Transaction:
             self._rcpt = None
 
     def _stage(self, stage: str) -> None:
-        now = perf_counter_ns()
-        self._spent.append((stage, (now - self._last) // 1000))
-        self._last = now
+        """A stage has come to its end."""
+        self._marks.append((stage, perf_counter_ns()))
 
     def _count_stages(self) -> dict[str, int]:
-        """Into the metrics, each; and their sums for the record."""
+        """Into the metrics, each; and their sums for the record, in microseconds."""
         timings: dict[str, int] = {}
         histograms = self._services.metrics.stages
-        for stage, spent in self._spent:
-            timings[stage] = timings.get(stage, 0) + spent
-            histograms[stage].observe(spent)
+        began = 0
+        for stage, ended in self._marks:
+            if stage:
+                spent = (ended - began) // 1000
+                timings[stage] = timings.get(stage, 0) + spent
+                histograms[stage].observe(spent)
+            began = ended
         return timings
 
     def _finish(self, verdict: Verdict, reason: Reason, answer: Reply | None) -> None:
@@ -516,6 +524,7 @@ class Transaction:
         identity, account = client.identity, client.account
         upstream, refusal = self._upstream_reply, self._refusal
         said = str(answer or "")
+        timings = self._count_stages()
         # By place, not by name, which takes twice as long with that many.
         row = EventRow(
             self._started_ns,
@@ -533,12 +542,12 @@ class Transaction:
             str(reason),
             refusal.limit if refusal is not None and reason is Reason.LIMIT_REACHED else "",
             said,
-            self._pool.name if self._spent else "",
+            self._pool.name if timings else "",
             said if upstream is answer else str(upstream or ""),
             read_queue_id(upstream.text) if verdict is _ACCEPTED and upstream is not None else "",
             self._size,
             self.accepted,
-            self._count_stages(),
+            timings,
         )
         services.put_row(row)
 
