@@ -8,6 +8,7 @@ says where to begin.
 import asyncio
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 WORST_ROUND_TRIP_MS: Final = 10_000
@@ -15,6 +16,17 @@ WORST_ROUND_TRIP_MS: Final = 10_000
 
 _STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Counts on while the machine is suspended, where there is such a clock."""
+
+
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Names this start of the machine, in which the steady clock is one and the same; "" where nothing tells."""
+    try:
+        return _BOOT.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 class Time(Protocol):
@@ -86,7 +98,12 @@ class CorrectedClock:
 
     async def sleep_until(self, at_ms: int) -> None:
         """Come back when the corrected clock shows `at_ms`, or as it would without what is learnt meanwhile."""
-        await self._source.sleep_ms(at_ms - self.now_ms())
+        end = self._source.steady_ms() + at_ms - self.now_ms()
+        while True:
+            await self._source.sleep_ms(end - self._source.steady_ms())
+            # A timer may be a millisecond early, and what then begins would be of the minute before.
+            if self._source.steady_ms() >= end:
+                return
 
     def learn(self, sent_ms: int, server_ms: int, received_ms: int) -> Learnt | None:
         """The collector said `server_ms`, between two instants of our steady clock.

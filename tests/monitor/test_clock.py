@@ -92,3 +92,14 @@ async def test_the_machines_own_time_goes_on() -> None:
     assert time.steady_ms() > before
     assert time.wall_ms() >= wall
     await time.sleep_ms(-5)
+
+
+async def test_a_timer_that_is_early_does_not_begin_the_next_minute_in_the_one_before() -> None:
+    class Early(FakeTime):
+        async def sleep_ms(self, milliseconds: int) -> None:
+            self.true_ms += max(milliseconds - 1, 1)
+
+    time = Early(NOW_MS + 7)
+    clock = CorrectedClock(time)
+    await clock.sleep_until(NOW_MS + 60_000)
+    assert clock.now_ms() == NOW_MS + 60_000
