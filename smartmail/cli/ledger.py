@@ -11,6 +11,7 @@ from smartmail.cli.sla import parse_month
 from smartmail.core.credits import audit, subject_of
 from smartmail.core.ledger import Entry, Head, Kind, verify
 from smartmail.store import ledger
+from smartmail.store.audit import audit_tables
 
 app = typer.Typer(no_args_is_help=True, help="The chain of evidence: list it, verify it.")
 
@@ -51,19 +52,24 @@ def verify_(
     ] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Check the whole chain and every credit's sum. Prints the head: note it elsewhere, and --head proves later that
-    nothing before it was changed or dropped."""
+    """Check the whole chain, every credit's sum, and that months, maintenance, terms and subscriptions stand in the
+    database as the ledger has them. Prints the head: note it elsewhere, and --head proves later that nothing before it
+    was changed or dropped."""
     kept = parse_head(head) if head else None
     with open_store(ctx).read() as connection:
         problems = [str(one) for one in verify(ledger.entries(connection), kept)]
         problems += audit(ledger.entries(connection))
+        if not problems:
+            # Of entries that cannot be trusted no row can be said to be wrong.
+            problems += audit_tables(connection, ledger.entries(connection))
         newest = ledger.head(connection)
     if as_json:
         print_json({"entries": newest.seq, "head": f"{newest.seq}:{newest.hash}", "problems": problems})
     else:
         for line in problems:
             say(line)
-        say(f"{newest.seq} entries, {len(problems)} problems; head {newest.seq}:{newest.hash}")
+        counts = f"{plural(newest.seq, 'entry', 'entries')}, {plural(len(problems), 'problem', 'problems')}"
+        say(f"{counts}; head {newest.seq}:{newest.hash}")
     if problems:
         raise typer.Exit(ExitCode.FOUND_BAD)
 
@@ -74,6 +80,11 @@ def parse_head(text: str) -> Head:
     if not (number.isascii() and number.isdecimal() and len(digest) == 64 and set(digest) <= set("0123456789abcdef")):
         raise CliError(f"{text!r} is no head", remedy="give it as ledger verify prints it", code=ExitCode.USAGE)
     return Head(int(number), digest)
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """ "1 entry", "2 entries"."""
+    return f"{count} {one if count == 1 else many}"
 
 
 def as_dict(entry: Entry) -> dict[str, object]:

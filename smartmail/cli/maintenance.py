@@ -1,16 +1,16 @@
 """`smartmail maintenance`: scheduled servicing, announced in a log that nobody rewrites."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from smartmail.cli.acting import DryRun, Yes, act, ask, parse_span, say
 from smartmail.cli.common import CliError, ExitCode, JsonFlag, load_config, open_store, print_json, print_table
-from smartmail.cli.slaterms import known_service, terms_for
+from smartmail.cli.slaterms import all_terms, known_service, terms_of
 from smartmail.core.maintenance import (
     EVERY_SERVICE,
     MINUTE_MS,
@@ -29,8 +29,8 @@ from smartmail.core.maintenance import (
     windows,
 )
 from smartmail.core.months import EPOCH, local_minute
-from smartmail.core.sla import Terms
-from smartmail.monitor.months import zone_of
+from smartmail.core.sla import Terms, TermsError
+from smartmail.monitor.months import terms_at, zone_of
 from smartmail.store import sla
 from smartmail.store.database import Database
 
@@ -46,6 +46,8 @@ Until = Annotated[
 For = Annotated[
     str | None, typer.Option("--for", metavar="SPAN", help="How long it takes: 90m, 2h.", show_default=False)
 ]
+MINUTE_NS: Final = 60 * 10**9
+
 WindowName = Annotated[str, typer.Argument(metavar="WINDOW", help='Its name: see "maintenance list".')]
 
 
@@ -78,8 +80,8 @@ def announce(
     if service is not None:
         known_service(database, service)
     doing = act()
-    terms = terms_for(ctx, database, doing.at_ns)
-    zone = zone_of(terms.zone)
+    known = all_terms(ctx, database)
+    zone = zone_of(terms_of(known, doing.at_ns // MINUTE_NS).zone)
     begins = parse_time(start, zone)
     ends = _end(begins, until, for_, zone)
     name = name or f"{'all' if target == EVERY_SERVICE else target[:24].rstrip('-')}-{begins:%Y%m%d-%H%M}"
@@ -88,7 +90,7 @@ def announce(
     if every is None and times != 1:
         raise CliError("how often?", remedy="give --every day, week or month", code=ExitCode.USAGE)
     new = _series(base, (begins, ends), (every, times), zone) if every else [_once(base, begins, ends)]
-    _carry_out(database, new, terms, dry_run=dry_run, yes=yes)
+    _carry_out(database, new, known, dry_run=dry_run, yes=yes)
 
 
 @app.command()
@@ -130,15 +132,15 @@ def cancel(
     """Call windows off. Of one that runs already, what has passed stays excluded and the rest counts."""
     database = open_store(ctx)
     doing = act()
-    terms = terms_for(ctx, database, doing.at_ns)
-    known = _windows(database, terms)
+    known = all_terms(ctx, database)
+    there = _windows(database, known)
     new = []
     for name in window:
-        first, end = _planned(known, name)
+        first, end = _planned(there, name)
         new.append(
-            Announcement(name, Action.CANCEL, known[name].service, first, end, doing.at_ns // 10**6, doing.who, text)
+            Announcement(name, Action.CANCEL, there[name].service, first, end, doing.at_ns // 10**6, doing.who, text)
         )
-    _carry_out(database, new, terms, dry_run=dry_run, yes=yes)
+    _carry_out(database, new, known, dry_run=dry_run, yes=yes)
 
 
 @app.command("list")
@@ -151,12 +153,12 @@ def list_(
     """List the windows, and which of their minutes are excluded."""
     database = open_store(ctx)
     now = act().at_ns
-    terms = terms_for(ctx, database, now)
-    found = _shown(database, terms, service, since=0 if past else now // 60_000_000_000)
+    known = all_terms(ctx, database)
+    found = _shown(database, known, service, since=0 if past else now // MINUTE_NS)
     if as_json:
         print_json([as_dict(one) for one in found])
         return
-    zone = zone_of(terms.zone)
+    zone = zone_of(terms_of(known, now // MINUTE_NS).zone)
     print_table(
         ("window", "service", "from", "until", "excluded minutes", "state", "text"),
         [
@@ -182,9 +184,10 @@ def ical(
 ) -> None:
     """The windows as an iCalendar feed (RFC 5545): put it on a web server for customers to subscribe to."""
     database = open_store(ctx)
-    terms = terms_for(ctx, database, act().at_ns)
     feed = calendar_text(
-        _shown(database, terms, service, since=0), load_config(ctx).server.hostname, "Scheduled maintenance"
+        _shown(database, all_terms(ctx, database), service, since=0),
+        load_config(ctx).server.hostname,
+        "Scheduled maintenance",
     )
     if output is None:
         typer.echo(feed, nl=False)
@@ -277,18 +280,20 @@ def _move_end(
     until, for_, text = said
     database = open_store(ctx)
     doing = act()
-    terms = terms_for(ctx, database, doing.at_ns)
-    zone = zone_of(terms.zone)
-    known = _windows(database, terms)
-    first, _end_now = _planned(known, name)
+    known = all_terms(ctx, database)
+    zone = zone_of(terms_of(known, doing.at_ns // MINUTE_NS).zone)
+    there = _windows(database, known)
+    first, _end_now = _planned(there, name)
     ends = _end(datetime.fromtimestamp(first * 60, zone), until, for_, zone)
-    service = known[name].service
+    service = there[name].service
     end = _whole(ends, ends)[1]
     new = Announcement(name, action, service, first, end, doing.at_ns // 10**6, doing.who, text)
-    _carry_out(database, [new], terms, dry_run=dry_run, yes=yes)
+    _carry_out(database, [new], known, dry_run=dry_run, yes=yes)
 
 
-def _carry_out(database: Database, new: Sequence[Announcement], terms: Terms, *, dry_run: bool, yes: bool) -> None:
+def _carry_out(
+    database: Database, new: Sequence[Announcement], known: Sequence[Terms], *, dry_run: bool, yes: bool
+) -> None:
     """Check, print what each would do, ask, record."""
     with database.read() as connection:
         log = sla.announcements(connection)
@@ -298,9 +303,9 @@ def _carry_out(database: Database, new: Sequence[Announcement], terms: Terms, *,
         except MaintenanceRefused as error:
             raise CliError(error.message, where=entry.window, remedy=error.hint) from error
         log.append(entry)
-    after = {one.name: one for one in windows(log, terms.notice_minutes)}
+    after = {one.name: one for one in _folded(log, known)}
     for entry in new:
-        _print_effect(entry, after[entry.window], terms)
+        _print_effect(entry, after[entry.window], known)
     if dry_run:
         say("dry run: nothing was done")
         return
@@ -311,20 +316,35 @@ def _carry_out(database: Database, new: Sequence[Announcement], terms: Terms, *,
     say(f"recorded: {len(new)}")
 
 
-def _print_effect(entry: Announcement, window: Window, terms: Terms) -> None:
+def _print_effect(entry: Announcement, window: Window, known: Sequence[Terms]) -> None:
+    terms = _terms(known, window.planned[0])
     zone = zone_of(terms.zone)
     planned = f"{local(window.planned[0], zone)} to {local(window.planned[1], zone)}"
     excluded = max(0, window.counted[1] - window.counted[0])
-    say(f"{entry.action.value} {window.name} ({window.service}): {planned}; {excluded} minutes are excluded")
+    are = "1 minute is" if excluded == 1 else f"{excluded} minutes are"
+    cap = "" if terms.cap_minutes is None or not excluded else f"; a month leaves out {terms.cap_minutes} at most"
+    say(f"{entry.action.value} {window.name} ({window.service}): {planned}; {are} excluded{cap}")
     effect = window.steps[-1][1]
     if effect is Effect.SHORT_NOTICE:
         notice = window.planned[0] - -(-entry.recorded_ms // MINUTE_MS)
         say(f"  too short a notice: {max(0, notice)} minutes of {terms.notice_minutes}; what it adds costs uptime")
 
 
-def _windows(database: Database, terms: Terms) -> dict[str, Window]:
+def _windows(database: Database, known: Sequence[Terms]) -> dict[str, Window]:
     with database.read() as connection:
-        return {one.name: one for one in windows(sla.announcements(connection), terms.notice_minutes)}
+        return {one.name: one for one in _folded(sla.announcements(connection), known)}
+
+
+def _folded(log: Iterable[Announcement], known: Sequence[Terms]) -> list[Window]:
+    """Each window by the notice of the terms that its month is judged by, which need not be those of today."""
+    lines: dict[str, list[Announcement]] = {}
+    for entry in log:
+        lines.setdefault(entry.window, []).append(entry)
+    return [
+        window
+        for about_it in lines.values()
+        for window in windows(about_it, _terms(known, about_it[0].from_minute).notice_minutes)
+    ]
 
 
 def _planned(known: dict[str, Window], name: str) -> tuple[int, int]:
@@ -333,12 +353,20 @@ def _planned(known: dict[str, Window], name: str) -> tuple[int, int]:
     return known[name].planned
 
 
-def _shown(database: Database, terms: Terms, service: str | None, *, since: int) -> list[Window]:
+def _terms(known: Sequence[Terms], minute: int) -> Terms:
+    """Those of the minute's month; for a note of a time before any terms, the first ones."""
+    try:
+        return terms_at(known, minute)
+    except TermsError:
+        return min(known, key=lambda one: one.effective)
+
+
+def _shown(database: Database, known: Sequence[Terms], service: str | None, *, since: int) -> list[Window]:
     with database.read() as connection:
         log: Sequence[Announcement] = sla.announcements(connection)
     if service is not None:
         log = about(log, service)
-    found = [one for one in windows(log, terms.notice_minutes) if one.planned[1] > since]
+    found = [one for one in _folded(log, known) if one.planned[1] > since]
     return sorted(found, key=lambda one: (one.planned, one.name))
 
 

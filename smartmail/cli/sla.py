@@ -112,7 +112,7 @@ def credits(
     database, months = _open(ctx)
     wanted = parse_month(month)
     order = months.credit_order(wanted, act())
-    _warn_open(database, months, wanted, home=order.home)
+    _warn_open(database, months, wanted, order)
     planned = [one for batch in months.credits(order, apply=False) for one in batch]
     granted = sum(one.reason is Why.GRANTED for one in planned)
     if not apply:
@@ -183,7 +183,7 @@ def _services(months: Months, month: Month, service: str | None) -> Sequence[str
     """The one asked for, or all there are. Raises NotFound for none."""
     names = (service,) if service else months.services(month)
     if not names:
-        raise NotFound(f"no service existed in {month}", "a roster says which there are")
+        raise NotFound(f"no service existed in {month}", 'see "smartmail monitor roster" for those that are watched')
     return names
 
 
@@ -291,18 +291,26 @@ def _change(change: MinuteChange, zone: tzinfo) -> tuple[object, ...]:
     return local(change.first, zone), local(change.end, zone), change.end - change.first, before, after
 
 
-def _warn_open(database: Database, months: Months, month: Month, *, home: str) -> None:
+def _warn_open(database: Database, months: Months, month: Month, order: CreditOrder) -> None:
     """On standard error: what this run cannot know of."""
+    spans = [one.span for one in order.grounds]
     with database.read() as connection:
         closed = {one.service for one in sla.latest_revisions(connection, str(month))}
-        nowhere = 0 if home else subscriptions.homeless(connection)
+        nowhere = 0
+        if spans and not order.home:
+            first, end = min(one.first for one in spans), max(one.end for one in spans)
+            nowhere = subscriptions.homeless(connection, first, end)
     still_open = [name for name in months.services(month) if name not in closed]
     if not closed:
         raise CliError(f"{month} is not closed", remedy=f'close it with "smartmail sla close {month}"')
     if still_open:
         _warn(f"not closed yet, and so not looked at: {', '.join(still_open)}")
     if nowhere:
-        _warn(f'{nowhere} subscriptions are on no service: give each one with "smartmail subscription set --service"')
+        are = "1 subscription is" if nowhere == 1 else f"{nowhere} subscriptions are"
+        _warn(
+            f"{are} on no service in {month}, as far as is known, and not credited: say where, and since when, with"
+            ' "smartmail subscription set NUMBER --service NAME --since TIME"'
+        )
 
 
 def _print_plan(month: Month, planned: Sequence[Decision], *, as_json: bool) -> None:

@@ -1,13 +1,13 @@
 """The terms as the nouns that need them get them: the configured and the recorded ones."""
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 from smartmail.cli.common import CliError, ExitCode, load_config
-from smartmail.core.months import Month
-from smartmail.core.sla import Terms, TermsError, terms_in_force
+from smartmail.core.sla import Terms, TermsError
+from smartmail.monitor.months import terms_at
 from smartmail.store import sla
 from smartmail.store.agents import roster_history
 
@@ -29,12 +29,20 @@ def known_service(database: "Database", service: str) -> None:
         raise CliError(f'there is no service "{service}"', remedy=f"there are: {', '.join(names)}")
 
 
+def all_terms(ctx: typer.Context, database: "Database") -> list[Terms]:
+    """Those recorded and those configured. Raises Conflict when recorded ones were changed."""
+    with database.read() as connection:
+        return sla.known_terms(connection, configured_terms(ctx))
+
+
 def terms_for(ctx: typer.Context, database: "Database", at_ns: int) -> Terms:
     """The terms in force at a time. Raises CliError when there are none, Conflict when recorded ones were changed."""
-    with database.read() as connection:
-        known = sla.known_terms(connection, configured_terms(ctx))
-    moment = datetime.fromtimestamp(at_ns // 10**9, UTC)
+    return terms_of(all_terms(ctx, database), at_ns // (60 * 10**9))
+
+
+def terms_of(known: Sequence[Terms], minute: int) -> Terms:
+    """The terms of the month that a minute is in. Raises CliError when there are none."""
     try:
-        return terms_in_force(known, Month(moment.year, moment.month))
+        return terms_at(known, minute)
     except TermsError as error:
         raise CliError(str(error), remedy="write [[terms]] into the configuration", code=ExitCode.USAGE) from error

@@ -173,12 +173,15 @@ class Undoing:
 def reverse(entry: Entry, subscriber: Subscriber, undoing: Undoing) -> tuple[Draft, date | None]:
     """The entry that undoes `entry`, a credit or the reversal of one, and the "paid through" after it.
 
-    Raises CreditRefused for any other entry, no reason, or a credit that is used (unless `undoing.used`).
+    Raises CreditRefused for any other entry, no reason, a subscription that has forfeited, or a credit that is used
+    (unless `undoing.used`).
     """
     if entry.kind not in (Kind.CREDIT_GRANTED, Kind.CREDIT_REVERSED, Kind.CREDIT_RESTORED):
         raise CreditRefused(f'"{entry.key}" is no credit', "only credits and their reversals can be reversed")
     if not undoing.reason.strip():
         raise CreditRefused("a reversal needs a reason", "give --reason TEXT")
+    if subscriber.closed_for == FOR_ABUSE:
+        raise CreditRefused("it was closed for abuse: its credits are forfeited", "there is nothing left to reverse")
     now = subscriber.paid_through
     before = json.loads(entry.body)
     months = -int(before["months"])

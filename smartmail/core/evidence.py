@@ -32,7 +32,9 @@ class Evidence:
     make up the month. until: the minute up to which samples are in: the month's end once it is over, earlier for a
     running one. history: rosters; streams: check -> location -> votes; silenced: location -> minutes in which its
     control targets failed; of these and of the announcements more than the service and month need may be given (see
-    `relevant`). sample_digest: of the stored samples. Raises EvidenceError if the days are not one after the other.
+    `relevant`). sample_digest: of the stored samples. zone_before: that of the month before, where it was another; ""
+    else. was_before, is_after: of a service that is off the roster at the month's beginning or end, was it there in the
+    month before, and is it in the one after? Raises EvidenceError if the days are not one after the other.
     """
 
     service: str
@@ -47,6 +49,9 @@ class Evidence:
     silenced: Mapping[str, int] = field(repr=False)
     announcements: tuple[Announcement, ...]
     sample_digest: str
+    zone_before: str = ""
+    was_before: bool = False
+    is_after: bool = False
 
     def __post_init__(self) -> None:
         if not self.days or any(one.end != other.first for (_, one), (_, other) in pairwise(self.days)):
@@ -62,18 +67,26 @@ class Evidence:
     @property
     def measured(self) -> Span:
         """The minutes to be judged: of the month, those from the service's first to its last on the roster, up to
-        `until`. Its absence in between is within, as unknown: off the roster for a while hides no outage."""
+        `until`. Its absence in between is within, as unknown, also where the months' border lies in between: off the
+        roster for a while hides no outage."""
         span = self.span
         plane = existence(self.history, self.service, span.first, span.end)
         if not plane:
             return Span(span.first, span.first)
-        first = (plane & -plane).bit_length() - 1
-        return span.cut(span.first + first, min(span.first + plane.bit_length(), self.until))
+        first = 0 if self.was_before else (plane & -plane).bit_length() - 1
+        end = span.end if self.is_after else span.first + plane.bit_length()
+        return span.cut(span.first + first, min(end, self.until))
 
     def to_json(self) -> dict[str, object]:
         """As stored and hashed."""
         n = self.span.minutes
+        seldom: dict[str, object] = {
+            "zone_before": self.zone_before,
+            "was_before": self.was_before,
+            "is_after": self.is_after,
+        }
         return {
+            **{name: value for name, value in seldom.items() if value},
             "service": self.service,
             "month": str(self.month),
             "zone": self.zone,
@@ -167,6 +180,9 @@ def _evidence(fields: Fields) -> Evidence:
         silenced=_planes(fields.fields("silenced"), n),
         announcements=tuple(_announcement(one) for one in fields.items("announcements")),
         sample_digest=fields.text("sample_digest"),
+        zone_before=fields.text("zone_before") if "zone_before" in fields else "",
+        was_before=fields.flag("was_before") if "was_before" in fields else False,
+        is_after=fields.flag("is_after") if "is_after" in fields else False,
     )
 
 

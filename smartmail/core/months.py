@@ -16,8 +16,9 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MINUTE: Final = timedelta(minutes=1)
 DAY: Final = timedelta(days=1)
 MS_PER_MINUTE: Final = 60_000
-MOST_MINUTES: Final = 32 * 1440
-"""No month of any zone is longer: 31 days, and a day that comes twice."""
+MOST_MINUTES: Final = 33 * 1440
+"""No month is longer: 31 days, and a day that comes twice or a contract that changes from the one end of the world's
+zones to the other."""
 
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 9998
@@ -139,15 +140,19 @@ def month_of(minute: int, zone: tzinfo) -> Month:
     return month.next() if minute >= first_minute(month.end_day, zone) else month
 
 
-def days_of(month: Month, zone: tzinfo) -> tuple[tuple[date, Span], ...]:
-    """The days of a month, which make up its span without gap or overlap. A day that the zone skipped is not there."""
+def days_of(month: Month, zone: tzinfo, before: tzinfo | None = None) -> tuple[tuple[date, Span], ...]:
+    """The days of a month, which make up its span without gap or overlap. A day that the zone skipped is not there.
+
+    before: the zone of the month before, where it was another: this one begins where that one ended, so that every
+    minute is in one month and no minute in two.
+    """
     days = []
-    day, start, last = month.first_day, first_minute(month.first_day, zone), month.end_day
+    day, start, last = month.first_day, first_minute(month.first_day, before or zone), month.end_day
     while day < last:
         end = first_minute(day + DAY, zone)
         if start < end:
             days.append((day, Span(start, end)))
-        day, start = day + DAY, end
+        day, start = day + DAY, max(start, end)
     return tuple(days)
 
 

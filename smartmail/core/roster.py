@@ -15,6 +15,9 @@ from typing import Any, Final
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
 """Names of services, checks, locations and agents: no dot, no slash, nothing that could be a path."""
 
+CONTROL: Final = "control"
+"""The name under which a location's looks at its own control targets are stored; no check of a roster has it."""
+
 NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -113,7 +116,7 @@ def roster_from_json(value: object) -> Roster:
     """Read what `to_json` gives. Raises RosterError."""
     try:
         return _roster(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RosterError(f"this is no roster: {error}") from error
 
 
@@ -188,6 +191,12 @@ def existence(history: Sequence[Roster], service: str, first: int, end: int) -> 
         if service in roster.services:
             plane |= mask
     return plane
+
+
+def only_service(history: Sequence[Roster], end: int) -> str:
+    """The one service that there was before the minute `end`; "" for none, or several."""
+    names = {name for roster in history if roster.from_minute < end for name in roster.services}
+    return names.pop() if len(names) == 1 else ""
 
 
 def _in_force(history: Sequence[Roster], first: int, end: int) -> list[tuple[Roster, int]]:

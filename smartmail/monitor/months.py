@@ -15,11 +15,11 @@ from sqlalchemy import Connection
 from smartmail.config.zones import TZ_VERSION, find_zone
 from smartmail.core.canonical import canonical
 from smartmail.core.credits import Decision, Grounds
-from smartmail.core.evidence import Evidence
+from smartmail.core.evidence import Day, Evidence
 from smartmail.core.minutes import LocationVotes
 from smartmail.core.month_record import MinuteChange, MonthRecord, build, difference, digest, from_json, to_json
-from smartmail.core.months import Month, Span, days_of, span_of
-from smartmail.core.roster import Roster, checks_of, existence
+from smartmail.core.months import Month, MonthError, Span, days_of, first_minute, span_of
+from smartmail.core.roster import Roster, checks_of, existence, only_service
 from smartmail.core.sla import Terms, TermsError, terms_in_force
 from smartmail.monitor.control import CONTROL
 from smartmail.store import sla
@@ -39,6 +39,33 @@ def zone_of(name: str) -> tzinfo:
     if zone is None:
         raise Invalid(f"there is no time zone {name!r}", 'write it as "Europe/London"')
     return zone
+
+
+def terms_at(known: Sequence[Terms], minute: int) -> Terms:
+    """The terms of the month that a minute is in. Raises TermsError where there are none, Invalid for a minute that no
+    month has."""
+    day = datetime.fromtimestamp(minute * 60, UTC)
+    try:
+        month = Month(day.year, day.month).next()
+        while minute < first_minute(month.first_day, zone_of(zone_before(known, month) or _zone(known, month))):
+            month = month.previous()
+    except MonthError as error:
+        raise Invalid(str(error)) from error
+    return terms_in_force(known, month)
+
+
+def zone_before(known: Sequence[Terms], month: Month) -> str:
+    """The zone of the terms of the month before, where it is another: the month begins by that one. "" else."""
+    own = terms_in_force(known, month).zone
+    try:
+        before = _zone(known, month.previous())
+    except (TermsError, MonthError):  # there were none yet, or there is no month before
+        return ""
+    return "" if before == own else before
+
+
+def _zone(known: Sequence[Terms], month: Month) -> str:
+    return terms_in_force(known, month).zone
 
 
 class Samples(Protocol):
@@ -77,7 +104,8 @@ class Months:
         """The services that existed in a month, or have closed it."""
         with self._database.read() as connection:
             history = roster_history(connection)
-            span = span_of(month, zone_of(self._terms(connection, month).zone))
+            days = self._days(connection, month)
+            span = Span(days[0][1].first, days[-1][1].end)
             closed = {one.service for one in sla.latest_revisions(connection, str(month))}
         names = {name for roster in history for name in roster.services}
         return tuple(sorted(closed | {name for name in names if existence(history, name, span.first, span.end)}))
@@ -138,9 +166,11 @@ class Months:
             credited = [
                 sla.get_revision(connection, one.service, one.month, one.number) for one in latest if one.credited
             ]
-            names = {name for roster in roster_history(connection) for name in roster.services}
-        home = names.pop() if len(names) == 1 else ""
-        return CreditOrder(tuple(_grounds(one) for one in credited), act.who, act.at_ns // 10**6, home)
+            history = roster_history(connection)
+        grounds = tuple(_grounds(one) for one in credited)
+        # Who moved since still lived, in that month, on the one service that there was.
+        home = only_service(history, max((one.span.end for one in grounds), default=0))
+        return CreditOrder(grounds, act.who, act.at_ns // 10**6, home)
 
     def credits(self, order: CreditOrder, *, apply: bool) -> Iterator[list[Decision]]:
         """Decide on every subscription, some thousand at a time, and with `apply` do what was decided: each batch in
@@ -168,8 +198,8 @@ class Months:
 
     def _evidence(self, service: str, month: Month, now_minute: int) -> Evidence:
         with self._database.read() as connection:
-            terms = self._terms(connection, month)
-        days = days_of(month, zone_of(terms.zone))
+            terms, before = self._terms(connection, month), self._zone_before(connection, month)
+            days = self._days(connection, month)
         span = Span(days[0][1].first, days[-1][1].end)
         if now_minute <= span.first:
             raise Conflict(f"{month} has not begun", "there is nothing to judge yet")
@@ -187,6 +217,7 @@ class Months:
                 silenced={},
                 announcements=(),
                 sample_digest="",
+                zone_before=before,
             )
         )
 
@@ -212,7 +243,16 @@ class Months:
             silenced=silenced,
             announcements=tuple(log),
             sample_digest=stored.digest,
+            was_before=_was_before(history, frame),
+            is_after=_is_after(history, frame),
         )
+
+    def _days(self, connection: Connection, month: Month) -> tuple[Day, ...]:
+        zone, before = zone_of(self._terms(connection, month).zone), self._zone_before(connection, month)
+        return days_of(month, zone, zone_of(before) if before else None)
+
+    def _zone_before(self, connection: Connection, month: Month) -> str:
+        return zone_before(self._all_terms(connection), month)
 
     def _all_terms(self, connection: Connection) -> list[Terms]:
         return sla.known_terms(connection, self._configured)
@@ -222,6 +262,22 @@ class Months:
             return terms_in_force(self._all_terms(connection), month)
         except TermsError as error:
             raise Conflict(str(error), "write [[terms]] into the configuration") from error
+
+
+def _was_before(history: Sequence[Roster], frame: Evidence) -> bool:
+    """Is the service off the roster when the month begins, and was it on it in the month before?"""
+    first = frame.span.first
+    start = span_of(frame.month.previous(), zone_of(frame.zone_before or frame.zone)).first
+    here = existence(history, frame.service, first, first + 1)
+    return not here and bool(existence(history, frame.service, start, first))
+
+
+def _is_after(history: Sequence[Roster], frame: Evidence) -> bool:
+    """Is the service off the roster when the month ends, and on it in the month after, as far as that is known?"""
+    last = frame.span.end
+    end = span_of(frame.month.next(), zone_of(frame.zone)).end
+    here = existence(history, frame.service, last - 1, last)
+    return not here and bool(existence(history, frame.service, last, end))
 
 
 def read_record(revision: sla.Revision) -> MonthRecord:

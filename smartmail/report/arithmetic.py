@@ -74,6 +74,8 @@ def _of_month(record: MonthRecord, clock: Clock) -> Step:
     says = f"The month runs from {clock.full(span.first)} to {clock.full(span.end)}."
     if unusual:
         says += f" The clock changes: {'; '.join(unusual)}."
+    if record.evidence.zone_before:
+        says += f" It begins where the month before ended, by the clock of {record.evidence.zone_before}."
     return Step("Minutes of the month", f"{' + '.join(parts)} = {number(span.minutes)}", says)
 
 

@@ -3,6 +3,7 @@
 Nothing heavy is imported before it is needed: the database by the one, neither database nor templates by the other.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +43,7 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="A file, or a folder for several formats. Without: standard output."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """The month's report: minutes, incidents, maintenance, arithmetic, credits."""
     from smartmail.report.gather import Wanted
@@ -54,7 +56,7 @@ def report(
     except MonthError as error:
         raise Invalid(str(error)) from error
     audience = Audience.EVERYBODY if public else Audience.CUSTOMER if customer else Audience.OPERATOR
-    forms = form or [Form.TERMINAL]
+    forms = list(dict.fromkeys((*(form or ()), *([Form.JSON] if as_json else ())))) or [Form.TERMINAL]
     if len(forms) > 1 and (output is None or not output.is_dir()):
         raise Invalid("several formats need a folder", "give --output FOLDER, one that is there")
     database = _open(ctx)
@@ -66,9 +68,11 @@ def report(
 
 def verify_report(
     file: Annotated[Path, typer.Argument(help="A report as JSON; - reads standard input.", allow_dash=True)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Compute every figure of a published report again, from the votes in it: no database, no network.
 
+    That the votes are those that were published, only the digests prove: compare them with those you were given.
     Exit codes: 0 it holds, 1 a figure is wrong, 2 it is no report.
     """
     from smartmail.report.verify import NotAReport, read, verify
@@ -79,6 +83,10 @@ def verify_report(
     except NotAReport as error:
         typer.echo(f"error: {file}: this is no report: {_plain(str(error))}", err=True)
         raise typer.Exit(BAD_USAGE) from error
+    if as_json:
+        told = {"name": found.name, "record": found.record_digest, "report": found.digest}
+        typer.echo(json.dumps({**told, "problems": found.problems, "remarks": found.remarks}, indent=2))
+        raise typer.Exit(WRONG if found.problems else 0)
     for problem in found.problems:
         typer.echo(_plain(problem))
     for remark in found.remarks:
@@ -90,6 +98,10 @@ def verify_report(
     typer.echo(f"{found.name}: every figure is as computed")
     typer.echo(f"record sha256 {found.record_digest}")
     typer.echo(f"report sha256 {found.digest}")
+    typer.echo(
+        "So the figures follow from the votes in this file. That those are the votes that were published, only the"
+        " digests prove: compare them with the ones you were given."
+    )
 
 
 def _gathered(database: "Database", wanted: "Wanted") -> "MonthReport":

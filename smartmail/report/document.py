@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Final
 
 from smartmail.report.maps import location_strips, minute_map
 from smartmail.report.model import Audience, MonthReport
-from smartmail.report.selection import DECISIONS, by_length, cut_note, day_lines, decision, first_credits, window_state
+from smartmail.report.selection import (
+    DECISIONS,
+    by_length,
+    cut_note,
+    day_lines,
+    decision,
+    first_credits,
+    remarks,
+    window_state,
+)
 from smartmail.report.wording import (
     RESULT_WORDS,
     length,
@@ -89,6 +98,7 @@ def _environment() -> "Environment":
     environment.globals["result_words"] = RESULT_WORDS
     environment.globals["decisions"] = DECISIONS
     environment.filters |= {
+        "remarks": remarks,
         "length_of": len,
         "notice": notice,
         "number": number,

@@ -11,6 +11,7 @@ from smartmail.core.credits import Decision, Grounds, Reason, credit_key, decide
 from smartmail.core.ledger import Entry
 from smartmail.core.month_record import MonthRecord, difference, digest, from_json
 from smartmail.core.months import Span
+from smartmail.core.roster import only_service
 from smartmail.report.build import Reader, from_record
 from smartmail.report.credits import credit_line, due_line
 from smartmail.report.model import Audience, CreditLine, MonthReport, Revision, Seen
@@ -25,6 +26,9 @@ from smartmail.store.subscriptions import list_subscriptions, subscribers
 
 MOST_TOLD = 60
 """Incidents of which the words of the agents are looked up."""
+
+AWAY = (Reason.ELSEWHERE, Reason.ENDED)
+"""What is decided on subscriptions that did not live on the service in the month."""
 
 FEW, BATCH = 500, 2000
 """Subscriptions that are looked up one by one; and read at once, where there are more."""
@@ -52,6 +56,7 @@ def gather(database: Database, wanted: Wanted, failures: Failures) -> MonthRepor
     with database.read() as connection:
         stored = sla.get_revision(connection, wanted.service, wanted.month, wanted.number)
         record = _record(stored)
+        newest = sla.latest_number(connection, wanted.service, wanted.month)
         before = None
         if stored.number > 1:
             before = _record(sla.get_revision(connection, wanted.service, wanted.month, stored.number - 1))
@@ -63,7 +68,7 @@ def gather(database: Database, wanted: Wanted, failures: Failures) -> MonthRepor
         if wanted.audience is not Audience.EVERYBODY:
             lines = tuple(_credits(connection, stored, record, None if customer is None else customer.id))
     changes = () if before is None else difference(before, record)
-    revision = Revision(stored.number, stored.closed_ms, changes)
+    revision = Revision(stored.number, stored.closed_ms, changes, newest if newest > stored.number else 0)
     seen = _seen(record, failures)
     reader = Reader(wanted.audience, "" if customer is None else customer.name, lines, seen)
     return from_record(record, zone, revision, reader)
@@ -98,7 +103,7 @@ def _credits(
         if found := lines.get(one.id):
             taken_back = _reversed(credit_key(one.id, stored.month), entries)
             yield credit_line(one.id, one.customer_name, one.plan, Reason.REVERSED, None) if taken_back else found
-        elif (decision := decided.get(one.id)) and decision.reason not in (Reason.ELSEWHERE, Reason.ENDED):
+        elif (decision := decided.get(one.id)) and decision.reason not in AWAY:
             yield due_line(decision, one.customer_name, one.plan)
 
 
@@ -124,8 +129,7 @@ def _decisions(
     connection: Connection, grounds: Grounds, wanted: Sequence[int], held: Collection[str]
 ) -> dict[int, Decision]:
     """What each of these subscriptions, in order of their ids, would get now. held: keys in the ledger."""
-    names = {name for roster in roster_history(connection) for name in roster.services}
-    home = names.pop() if len(names) == 1 else ""
+    home = only_service(roster_history(connection), grounds.span.end)
     found: dict[int, Decision] = {}
     # One by one where they are few, else all that there are, some thousand at a time.
     few = len(wanted) <= FEW
@@ -137,7 +141,10 @@ def _decisions(
         if not batch:
             return found
         after = batch[-1].subscription
-        found |= {one.subscription: decide(one, [grounds], held) for one in batch}
+        for one in batch:
+            # Credited for another service's month, it is no business of this one's unless it lived here too.
+            here = decide(one, [grounds], ())
+            found[one.subscription] = here if here.reason in AWAY else decide(one, [grounds], held)
 
 
 def _grounds(stored: sla.Revision, record: MonthRecord) -> Grounds | None:

@@ -208,11 +208,12 @@ class Verification:
 @dataclass(frozen=True, slots=True)
 class Revision:
     """Which closing of the month this is. number 0: it is not closed. closed_ms: when. changes: the minutes that
-    it judges otherwise than the revision before."""
+    it judges otherwise than the revision before. newest: the number of the latest one; 0: this is it."""
 
     number: int = 0
     closed_ms: int | None = None
     changes: tuple[MinuteChange, ...] = ()
+    newest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

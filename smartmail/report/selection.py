@@ -6,7 +6,7 @@ from typing import Final
 
 from smartmail.core.credits import Reason
 from smartmail.core.maintenance import Effect
-from smartmail.report.model import CreditLine, Day, IncidentLine, WindowLine
+from smartmail.report.model import Audience, CreditLine, Day, IncidentLine, MonthReport, WindowLine
 from smartmail.report.wording import length, minutes, plural
 
 MOST_CREDITS: Final = 30
@@ -32,6 +32,18 @@ def decision(line: CreditLine) -> str:
     if line.entry is None:
         return f"{plural(line.months, 'month')} due, not entered yet"
     return f"Extended by {plural(line.months, 'month')}"
+
+
+def remarks(report: MonthReport) -> tuple[str, ...]:
+    """What the result alone would say wrongly: credits that stand, and a later revision."""
+    found = []
+    granted = any(line.reason is Reason.GRANTED and line.entry is not None for line in report.credits)
+    earlier = report.revision.number > 1 and not report.record.assessment.credit
+    if earlier and (granted or report.audience is Audience.EVERYBODY):
+        found.append("A credit that an earlier revision granted stands.")
+    if report.revision.newest:
+        found.append(f"This is revision {report.revision.number}; revision {report.revision.newest} has replaced it.")
+    return tuple(found)
 
 
 def day_lines(days: Sequence[Day]) -> list[tuple[str, int, int, str]]:

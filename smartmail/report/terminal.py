@@ -20,6 +20,7 @@ from smartmail.report.selection import (
     cut_note,
     decision,
     first_credits,
+    remarks,
     window_state,
 )
 from smartmail.report.wording import (
@@ -88,7 +89,7 @@ def _head(report: MonthReport) -> RenderableType:
         name += f", for {report.customer}"
     lines = [
         Text.assemble((RESULT_WORDS[assessment.result], f"bold {colour}"), f"  {report.headline}"),
-        Text(report.consequence),
+        Text(" ".join((report.consequence, *remarks(report)))),
     ]
     if assessment.eligible:
         lines.append(Text(_sides(report)))

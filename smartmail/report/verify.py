@@ -146,7 +146,10 @@ def _days(record: MonthRecord, remarks: list[str]) -> list[str]:
     zone = find_zone(evidence.zone)
     if evidence.zone != evidence.terms.zone:
         return ["record.zone: not the zone of the terms"]
-    if zone is not None and evidence.days == days_of(evidence.month, zone):
+    before = find_zone(evidence.zone_before) if evidence.zone_before else None
+    if evidence.zone_before and (before is None or evidence.zone_before == evidence.zone):
+        return [f"record.zone_before: {evidence.zone_before!r} is no other time zone"]
+    if zone is not None and evidence.days == days_of(evidence.month, zone, before):
         return []
     if evidence.tz_version == TZ_VERSION:
         return [f"record.days: not those of {evidence.month} in {evidence.zone}"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from smartmail.core.credits import ENDED, FOR_ABUSE, Subscriber, balance, subject_of
@@ -103,7 +103,12 @@ def change_subscription(connection: Connection, subscription: int, change: Chang
         _move(connection, found, change)
     body = body_of(subscription=subscription, was=was, now=now, reason=act.reason)
     _enter(connection, subscription, Kind.SUBSCRIPTION_CHANGED, body, act)
-    return [f"{name.replace('_', ' ')}: {was.get(name) or 'none'} -> {value}" for name, value in now.items()]
+    since = f" from {datetime.fromtimestamp(change.service_from * 60, UTC):%Y-%m-%d %H:%MZ} on" if moved else ""
+    return [
+        f"{name.replace('_', ' ')}: {was.get(name) or 'none'} -> {value}{since if name == 'service' else ''}"
+        for name, value in now.items()
+        if name != "service_from_minute"
+    ]
 
 
 def close_subscription(connection: Connection, subscription: int, why: ClosedFor, act: Act) -> int:
@@ -157,7 +162,7 @@ def subscribers(
 ) -> list[Subscriber]:
     """The next `limit` subscriptions past the id `after` as the credit rules see them, by id.
 
-    home: where one has lived since it began of which no residence was ever recorded; "": nowhere. for_update: nobody
+    home: where one lived until its first recorded residence, for ever without any; "": nowhere. for_update: nobody
     else changes them until the transaction ends, on a database that locks rows.
     """
     table = schema.subscription
@@ -166,16 +171,25 @@ def subscribers(
     if not rows:
         return []
     stays = _stays(connection, residence.c.subscription.between(rows[0].id, rows[-1].id))
-    at_home: tuple[Residence, ...] = (Residence(home, 0, None),) if home else ()
-    return [_subscriber(row, stays.get(row.id, at_home)) for row in rows]
+    return [_subscriber(row, _with_home(stays.get(row.id, ()), home)) for row in rows]
 
 
-def homeless(connection: Connection) -> int:
-    """How many open subscriptions no residence is known of."""
+def homeless(connection: Connection, first: int, end: int) -> int:
+    """How many subscriptions lived in the minutes [first, end), and no residence before `end` is known of them."""
     table = schema.subscription
-    somewhere = select(residence.c.subscription).where(residence.c.subscription == table.c.id).exists()
-    query = select(table.c.id).where(table.c.closed_ns.is_(None), ~somewhere)
-    return len(connection.execute(query).all())
+    known = (residence.c.subscription == table.c.id) & (residence.c.from_minute < end)
+    query = select(func.count()).where(
+        table.c.created_ns < end * MINUTE_NS,
+        table.c.closed_ns.is_(None) | (table.c.closed_ns > first * MINUTE_NS),
+        ~select(residence.c.subscription).where(known).exists(),
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def _with_home(stays: Sequence[Residence], home: str) -> Sequence[Residence]:
+    if not home:
+        return stays
+    return (Residence(home, 0, stays[0].from_minute if stays else None), *stays)
 
 
 def _subscriber(row: Row[tuple[object, ...]], stays: Sequence[Residence]) -> Subscriber:

@@ -87,3 +87,37 @@ def test_tampering_is_found_and_is_exit_code_1(written: Run, url: str, statement
 def test_a_head_is_as_it_was_printed(written: Run, head: str) -> None:
     done = written("ledger", "verify", "--head", head)
     assert (done.code, "is no head" in done.error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        (
+            "UPDATE subscription SET paid_through = '2099-01-01'",
+            "subscription 1: paid through 2099-01-01, 2027-03-31 by the ledger",
+        ),
+        ("UPDATE subscription SET closed_for = 'ended'", "subscription 1: closed for ended, by the ledger not closed"),
+        ("DELETE FROM ledger_entry", "subscription 1: paid through 2027-03-31, the ledger knows of no payment"),
+        (
+            "DELETE FROM ledger_entry WHERE id = 3",
+            "subscription 1: paid through 2027-03-31, 2027-02-28 by the ledger",
+        ),
+        (
+            "INSERT INTO maintenance_entry (window, action, service, from_minute, until_minute, recorded_ms, actor,"
+            " text) VALUES ('w', 'announce', '*', 1, 2, 0, 'nobody', '')",
+            "maintenance:1: it is in no entry of the ledger",
+        ),
+        (
+            "INSERT INTO sla_revision (service, month, number, closed_ms, actor, record_digest, record, result,"
+            " credited) VALUES ('mail', '2026-10', 1, 0, 'x', 'x', '{}', 'met', 0)",
+            "month:mail:2026-10:1: it is in no entry of the ledger",
+        ),
+    ],
+)
+def test_rows_beside_the_ledger_that_it_does_not_bear_out_are_found_case_38(
+    written: Run, url: str, statement: str, problem: str
+) -> None:
+    assert verified(written)[0] == 0
+    tamper(url, statement)
+    code, found = verified(written)
+    assert (code, found["problems"]) == (1, [problem])

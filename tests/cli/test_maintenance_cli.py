@@ -193,3 +193,22 @@ def test_each_line_is_sealed_in_the_ledger(london: Run, url: str) -> None:
     with Database(url) as database, database.read() as connection:
         assert [one.kind for one in ledger.entries(connection)] == ["maintenance_recorded"] * 2
     assert london("ledger", "verify").code == 0
+
+
+def test_a_window_is_told_by_the_notice_of_its_own_months_terms_case_39(london: Run, config: Path) -> None:
+    more = (
+        'version = "2"\neffective = "2026-11-01"\nzone = "Europe/London"\nnotice_minutes = 100000\ncap_minutes = 90\n'
+    )
+    config.write_text(config.read_text() + f"[[terms]]\n{more}")
+    done = announce(london, "--from", "2026-11-04T02:00", "--for", "1h")
+    assert "0 minutes are excluded" in done.output and "of 100000; what it adds costs uptime" in done.output
+    assert listed(london)["w"]["excluded_from_minute"] is None
+    done = announce(london, "--from", "2026-10-31T22:00", "--for", "1m", name="x")
+    assert "1 minute is excluded" in done.output
+
+
+def test_a_note_of_a_time_before_any_terms_can_be_listed(run: Run, config: Path, at: At) -> None:
+    config.write_text(config.read_text() + '[[terms]]\nversion = "1"\neffective = "2026-10-01"\n')
+    at("2026-10-10T12:00")
+    assert announce(run, "--from", "2026-08-04T02:00", "--for", "1h", "--note").code == 0
+    assert listed(run)["w"]["state"] == "note"

@@ -191,7 +191,11 @@ def test_a_subscription_without_a_service_is_told_of_case_40(measured: Run, url:
         add_roster(connection, Roster(3, FIRST + LENGTH + 1, PLACES, (web,)))
     measured("sla", "close", "2026-10", "--service", "mail", "--yes")
     done = measured("sla", "credits", "2026-10")
-    assert "1 subscriptions are on no service" in done.error and "not closed yet" in done.error and "web" in done.error
+    assert (
+        "1 subscription is on no service in 2026-10" in done.error
+        and "not closed yet" in done.error
+        and "web" in done.error
+    )
     assert "1 not on the service" in done.output
 
 
@@ -231,3 +235,17 @@ def test_terms_in_use_cannot_be_edited_case_39(measured: Run, config: Path) -> N
     config.write_text(config.read_text().replace('zone = "Europe/London"', 'zone = "UTC"'))
     done = measured("maintenance", "list")
     assert (done.code, "changed them" in done.error) == (1, True)
+
+
+def test_reading_commands_have_json_and_a_report_is_verified_with_what_that_proves(
+    measured: Run, tmp_path: Path
+) -> None:
+    measured("sla", "close", "2026-10", "--yes")
+    file = tmp_path / "report.json"
+    file.write_text(measured("sla", "report", "2026-10", "--json").output)
+    plain = measured("sla", "verify-report", str(file))
+    assert plain.code == 0 and "only the digests prove" in plain.output
+    found = json.loads(measured("sla", "verify-report", str(file), "--json").output)
+    assert (found["name"], found["problems"]) == ("mail, 2026-10", [])
+    file.write_text(file.read_text().replace('"result":"breached"', '"result":"met"'))
+    assert measured("sla", "verify-report", str(file), "--json").code == 1

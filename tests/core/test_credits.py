@@ -385,3 +385,11 @@ def test_paid_through_is_what_the_ledger_adds_up_to_case_38(
     assert first is not None
     assert book.paid == shift_paid(first, balance(book.entries).get(7, 0), anchor)
     assert verify(book.entries) == [] and audit(book.entries) == []
+
+
+def test_what_was_forfeited_is_not_reversed_too_case_36() -> None:
+    book = Book()
+    credit = book.grant()
+    book.subscriber = replace(book.subscriber, closed_for="abuse")
+    with pytest.raises(CreditRefused, match="forfeited"):
+        book.undo(credit)

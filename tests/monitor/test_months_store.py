@@ -21,7 +21,7 @@ from smartmail.core.roster import CheckKind, CheckSpec, Roster
 from smartmail.core.sample import Batch, Sample, encode_batch
 from smartmail.core.sla import Result, Terms
 from smartmail.monitor import months as months_module
-from smartmail.monitor.months import CONTROL, Months, read_record, zone_of
+from smartmail.monitor.months import CONTROL, Months, read_record, terms_at, zone_of
 from smartmail.store import customers, ledger, sla, subscriptions
 from smartmail.store.agents import add_roster
 from smartmail.store.database import Database
@@ -442,3 +442,58 @@ def test_a_closed_month_keeps_its_record_when_its_samples_are_let_go_case_29(tmp
         with database.read() as connection:
             assert recompute(read_record(sla.get_revision(connection, "mail", "2026-10"))) == []
             assert sla.get_revision(connection, "mail", "2026-10") == revision
+
+
+# a contract that changes its zone, and a service that is off the roster for a while
+
+
+@pytest.mark.parametrize(("before", "after"), [("UTC", "Asia/Tokyo"), ("UTC", "America/New_York")])
+def test_a_change_of_the_zone_puts_every_minute_into_one_month_case_39(
+    database: Database, before: str, after: str
+) -> None:
+    terms = [replace(TERMS, zone=before), Terms("2", date(2026, 11, 1), after)]
+    months = Months(database, Kept({"mx": [(SPAN.end - 2000, SPAN.end + 2000)]}), terms)
+    late = (SPAN.end + 100_000) * 60_000
+    october, november = (months.judge("mail", one, late) for one in (OCTOBER, OCTOBER.next()))
+    assert october.assessment.span.end == november.assessment.span.first
+    assert october.assessment.down_minutes + november.assessment.down_minutes == 4000, "no minute twice, and none lost"
+    assert (october.evidence.zone_before, november.evidence.zone_before) == ("", before)
+    assert recompute(november) == []
+    assert terms_at(terms, november.assessment.span.first).version == "2"
+    assert terms_at(terms, november.assessment.span.first - 1).version == "1"
+
+
+def test_off_the_roster_over_the_months_border_hides_no_outage(database: Database) -> None:
+    gone, back = SPAN.end - 5000, SPAN.end + 5000
+    with database.write() as connection:
+        add_roster(connection, Roster(2, gone, PLACES, ()))
+        add_roster(connection, Roster(3, back, PLACES, (MX, IMAPS)))
+    months = Months(database, Kept({}), [TERMS])
+    october, november = (months.judge("mail", one, (SPAN.end + 60_000) * 60_000) for one in (OCTOBER, OCTOBER.next()))
+    assert (october.assessment.span, october.assessment.unknown_minutes) == (SPAN, 5000)
+    assert (november.assessment.span.first, november.assessment.unknown_minutes) == (SPAN.end, 5000)
+    assert recompute(october) == recompute(november) == []
+
+
+def test_a_service_that_comes_back_after_months_begins_anew(database: Database) -> None:
+    with database.write() as connection:
+        add_roster(connection, Roster(2, SPAN.first - 90_000, PLACES, ()))
+        add_roster(connection, Roster(3, SPAN.first + 5000, PLACES, (MX, IMAPS)))
+    assert judged(database, Kept({})).assessment.span == Span(SPAN.first + 5000, SPAN.end)
+
+
+# who lived where before anybody wrote it down
+
+
+def test_a_service_added_later_takes_no_credit_from_those_who_lived_on_the_only_one_case_40(
+    peopled: Database,
+) -> None:
+    web = CheckSpec("web", "web", CheckKind.HTTPS, "web.example", 443, PLACES)
+    months = Months(peopled, Kept({"mx": [(SPAN.first, SPAN.first + 45)]}), [TERMS])
+    months.close("mail", OCTOBER, CLOSING)
+    with peopled.write() as connection:
+        add_roster(connection, Roster(2, SPAN.end + 10, PLACES, (MX, IMAPS, web)))
+        change = subscriptions.Change(service="web", service_from=SPAN.end + 20)
+        subscriptions.change_subscription(connection, 1, change, CLOSING)
+    assert months.credit_order(OCTOBER, CLOSING).home == "mail"
+    assert credit(months) == [Reason.GRANTED] * 3, "it moved after the month"

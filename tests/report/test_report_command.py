@@ -238,3 +238,33 @@ def test_verifying_imports_no_database_and_no_templates(run: Run, tmp_path: Path
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_restated_month_does_not_say_that_nothing_was_extended_and_the_old_one_that_it_was_replaced(
+    run: Run, database: Database
+) -> None:
+    new = Scene("2026-10").record()
+    close(database, new, 2)
+    credit(database, BREACHED.record())
+    for words in (("--format", "html"), ()):
+        said = b" ".join(run("report", "2026-10", *words).output.replace("\u2502".encode(), b"").split())
+        assert b"A credit that an earlier revision granted stands." in said
+        old = b" ".join(
+            run("report", "2026-10", *words, "--revision", "1").output.replace("\u2502".encode(), b"").split()
+        )
+        assert b"This is revision 1; revision 2 has replaced it." in old and b"stands" not in old
+
+
+def test_a_credit_for_another_services_month_is_not_on_this_ones_report(run: Run, database: Database) -> None:
+    """It lived elsewhere, was credited for that, and has nothing to do with this service."""
+    other = replace(BREACHED, service="cluster-eu-2").record()
+    with database.write() as connection:
+        customer = customers.add_customer(connection, "Elsewhere Ltd", "", Act("boss", "", 10**18))
+        number = customers.add_subscription(connection, customer, "standard", 5, Act("boss", "", 10**18))
+        change_subscription(connection, number, Change(service="cluster-eu-2", service_from=0), BOSS)
+    close(database, other)
+    credit(database, other)
+    assert b"Elsewhere Ltd" in run("report", "2026-10", "--service", "cluster-eu-2", "--format", "credits-csv").output
+    assert (
+        b"Elsewhere Ltd" not in run("report", "2026-10", "--service", "cluster-eu-1", "--format", "credits-csv").output
+    )

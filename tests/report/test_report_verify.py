@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reportworld import BREACHED, INDETERMINATE, SCENES, Scene, report_on
+from reportworld import BREACHED, INDETERMINATE, LONDON, SCENES, Scene, report_on
 from typer import Typer
 from typer.testing import CliRunner
 
 from smartmail.core.canonical import canonical, digest_of
-from smartmail.core.month_record import difference
+from smartmail.core.minutes import LocationVotes
+from smartmail.core.month_record import build, difference
+from smartmail.core.months import days_of
 from smartmail.report.build import Reader, from_record
 from smartmail.report.command import verify_report
 from smartmail.report.model import Audience, Revision
@@ -297,3 +300,21 @@ def test_no_escape_of_a_file_reaches_the_terminal(tmp_path: Path) -> None:
     path.write_text(json.dumps(sealed({**file_of(), "\x1b[2J": 1})))
     code, out, _ = ran(path)
     assert code == 1 and "\x1b" not in out
+
+
+def test_a_month_that_begins_by_another_zone_holds_and_cannot_be_made_to_begin_elsewhere() -> None:
+    scene = replace(BREACHED, terms=replace(BREACHED.terms, zone="Europe/London"))
+    evidence = scene.record().evidence
+    later = evidence.span.first + 60
+    days = days_of(evidence.month, LONDON, ZoneInfo("UTC"))
+    assert days[0][1].first == later
+    shifted = {
+        check: {place: LocationVotes(one.up >> 60, one.down >> 60) for place, one in places.items()}
+        for check, places in evidence.streams.items()
+    }
+    silenced = {place: plane >> 60 for place, plane in evidence.silenced.items()}
+    record = build(replace(evidence, days=days, zone_before="UTC", streams=shifted, silenced=silenced))
+    file = json.loads(octets(report_on(record)))
+    assert problems(file) == () or all("tz" in one for one in problems(file))
+    forged = sealed(changed(file, ("record", "zone_before"), "Asia/Tokyo"))
+    assert any("zone_before" in one or "days" in one for one in (*problems(forged), *verify(forged).remarks))

@@ -199,7 +199,7 @@ def test_only_those_on_the_failing_server_are_credited_case_40(peopled: Database
 def test_where_no_residence_is_known_the_only_service_is_home_case_40(peopled: Database) -> None:
     with peopled.write() as connection:
         connection.execute(delete(residence).where(residence.c.subscription > 5))
-        assert subscriptions.homeless(connection) == 2
+        assert subscriptions.homeless(connection, 0, 30_000_000) == 2
     assert run(peopled, order()) == [Reason.GRANTED] * 5 + [Reason.ELSEWHERE] * 2
     assert run(peopled, order(home="web")) == [Reason.ALREADY] * 5 + [Reason.ELSEWHERE] * 2
     assert run(peopled, order(home="mail")) == [Reason.ALREADY] * 5 + [Reason.GRANTED] * 2
@@ -298,3 +298,13 @@ def test_planning_a_reversal_changes_nothing(peopled: Database) -> None:
         assert planned[1:] == (3, date(2026, 12, 31))
         assert ledger.head(connection).seq == 7
     assert paid(peopled)[2] == date(2027, 1, 31)
+
+
+def test_at_home_until_the_first_residence_that_was_written_down_case_40(peopled: Database) -> None:
+    with peopled.write() as connection:
+        connection.execute(update(residence).values(service="mail2", from_minute=SPAN.first + 10))
+        (first, *_) = subscriptions.subscribers(connection, after=0, limit=1, home="mail")
+        assert first.stays == (("mail", 0, SPAN.first + 10), ("mail2", SPAN.first + 10, None))
+        assert subscriptions.homeless(connection, SPAN.first - 10, SPAN.first) == 7
+    assert run(peopled, order()) == [Reason.ELSEWHERE] * 7
+    assert run(peopled, order(home="mail")) == [Reason.GRANTED] * 7

@@ -73,14 +73,14 @@ def test_what_cannot_be_is_refused(hosted: Database, act: Act, values: dict[str,
 
 
 def test_moving_ends_one_stay_and_begins_another_case_40(hosted: Database, act: Act) -> None:
-    assert change(hosted, act, service="mail1", service_from=100)[0] == "service: none -> mail1"
+    assert change(hosted, act, service="mail1", service_from=100)[0].startswith("service: none -> mail1 from ")
     assert change(hosted, act, service="mail1", service_from=150) == []
-    assert change(hosted, act, service="mail2", service_from=200)[0] == "service: mail1 -> mail2"
+    assert change(hosted, act, service="mail2", service_from=200)[0].startswith("service: mail1 -> mail2 from ")
     with hosted.read() as connection:
         (found,) = subscriptions.list_subscriptions(connection)
         assert found.residences == (Residence("mail1", 100, 200), Residence("mail2", 200, None))
         assert subscriptions.get_subscriber(connection, 1).stays == (("mail1", 100, 200), ("mail2", 200, None))
-        assert subscriptions.homeless(connection) == 0
+        assert subscriptions.homeless(connection, 0, 30_000_000) == 0
     with pytest.raises(Conflict, match="not rewritten"):
         change(hosted, act, service="mail1", service_from=199)
 
@@ -140,3 +140,9 @@ def test_a_change_that_breaks_leaves_no_entry(hosted: Database, act: Act) -> Non
     with hosted.read() as connection:
         assert bodies(connection) == []
         assert subscriptions.get_subscription(connection, 1).paid_through is None
+
+
+def test_a_move_says_since_when_in_words(hosted: Database, act: Act) -> None:
+    assert change(hosted, act, service="mail1", service_from=29_803_620) == [
+        "service: none -> mail1 from 2026-08-31 23:00Z on"
+    ]
