@@ -119,6 +119,13 @@ def defines(source: str, name: str) -> bool:
     return all(re.search(pattern, source, re.M) for pattern in patterns)
 
 
+def test_every_case_of_the_page_of_cases_is_in_a_test() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    cases = [row[0] for row in table("cases.md", "Case")]
+    assert cases == [f"{number:02d}" for number in range(1, 41)]
+    assert [case for case in cases if f"case_{case}" not in tests] == []
+
+
 # the README's own promises
 
 
@@ -348,7 +355,11 @@ def event_functions() -> set[str]:
 def written_events() -> set[str]:
     """Those that something calls."""
     sources = [path.read_text() for path in CODE.rglob("*.py") if path.parent.name != "events"]
-    return {name for name in event_functions() if any(re.search(rf"\b_?(?:events|lines)\.{name}\b", text) for text in sources)}
+    return {
+        name
+        for name in event_functions()
+        if any(re.search(rf"\b_?(?:events|lines)\.{name}\b", text) for text in sources)
+    }
 
 
 def test_every_event_is_on_its_page_and_no_other_is() -> None:

@@ -257,3 +257,18 @@ def test_a_span_holds_its_first_minute_and_not_its_end() -> None:
 def test_a_span_is_cut_to_what_lies_within(first: int, end: int, part: Span, mask: int) -> None:
     assert Span(10, 14).cut(first, end) == part
     assert Span(10, 14).mask(first, end) == mask
+
+
+@pytest.mark.parametrize(("own", "before"), [("Asia/Tokyo", "UTC"), ("America/New_York", "UTC"), ("UTC", "Asia/Tokyo")])
+def test_a_month_of_another_zone_begins_where_the_month_before_ended(own: str, before: str) -> None:
+    month, zone, was = Month(2026, 11), ZoneInfo(own), ZoneInfo(before)
+    days = days_of(month, zone, was)
+    assert days[0][1].first == span_of(month.previous(), was).end
+    assert days[-1][1].end == span_of(month, zone).end
+    assert all(one.end == other.first for (_, one), (_, other) in pairwise(days))
+
+
+def test_a_day_that_ended_before_the_month_did_is_not_in_a_month_of_another_zone() -> None:
+    """From the last zone of the world to its first: on the 1st of the new one the old month runs for a while yet."""
+    days = days_of(Month(2026, 11), ZoneInfo("Pacific/Kiritimati"), ZoneInfo("Etc/GMT+12"))
+    assert [day.day for day, _ in days][:2] == [2, 3] and days[0][1].minutes == 1440 - 120

@@ -1,0 +1,1 @@
+"""The backup orchestrator: restic onsite and offsite, proved by restoring."""
