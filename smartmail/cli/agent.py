@@ -51,6 +51,11 @@ def token(
     made_ms = now_ns() // 10**6
     expires_ms = made_ms + hours * 3_600_000
     with open_store(ctx).write() as connection:
+        history = agents.roster_history(connection)
+        if not history or location not in history[-1].locations:
+            known = ", ".join(history[-1].locations) if history else "none yet"
+            what = f"no roster names {location}, so an agent there has nothing to do (known: {known})"
+            console(stderr=True).print(f"{what}; add it to monitor.locations")
         agents.add_token(
             connection, token_digest(text), location, made_by=who(), made_ms=made_ms, expires_ms=expires_ms
         )

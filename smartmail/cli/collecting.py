@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -33,8 +34,11 @@ LOOK_SECONDS: Final = 20
 """Between two looks at the running months: a minute is judged soon after its samples are in."""
 LOOK_SHARE: Final = 5
 """The pause after a look is at least so many times as long as the look."""
-PRUNE_EVERY: Final = 288
-"""Sealings between two looks whether samples may go: once a day."""
+PRUNE_FIRST_SECONDS: Final = 3_600
+PRUNE_SECONDS: Final = 86_400
+"""Samples of closed months go an hour after the start, then daily."""
+AGAIN_SECONDS: Final = 30
+"""Before work that broke off by a fault of ours is begun again."""
 
 
 def system_ms() -> int:
@@ -62,6 +66,8 @@ class Monitor:
         self.trust = TrustRunner(looker(config.server.hostname), now_ms, lines)
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tls: ssl.SSLContext | None = None
+        self._faults = 0
 
     async def __aenter__(self) -> "Monitor":
         try:
@@ -87,13 +93,28 @@ class Monitor:
         if config.monitor.endpoint is not None:
             await self._serve_agents(config.monitor.endpoint)
         stack.push_async_callback(self._end_tasks)
-        self._spawn(self._seal_often())
-        self._spawn(self._look_often())
-        self._spawn(self.trust.run(self.pace))
+        self._spawn(self._seal_often)
+        self._spawn(self._look_often)
+        self._spawn(lambda: self.trust.run(self.pace))
 
     def apply(self, config: Config) -> None:
         """Have the configuration's roster, terms and trust checks in force. Raises StoreError where terms in force were
         changed."""
+        self._write_down(config)
+        self._take(config)
+
+    async def reload(self, config: Config) -> list[str]:
+        """The same while running, and the certificate read again. Returns the keys that only a restart changes. Raises
+        StoreError and OSError; then the old configuration stays."""
+        await asyncio.to_thread(self._write_down, config)
+        if self._tls is not None:
+            pair = key_pair(config)
+            self._tls.load_cert_chain(pair.certificate, pair.key)
+        fixed = needs_restart(self.config, config)
+        self._take(config)
+        return fixed
+
+    def _write_down(self, config: Config) -> None:
         now = self.now_ms()
         with self.database.write() as connection:
             sla.record_terms(connection, config.sla_terms, Act("configuration", "", now * 10**6))
@@ -104,6 +125,8 @@ class Monitor:
                 locations=roster.locations,
                 from_minute=roster.from_minute,
             )
+
+    def _take(self, config: Config) -> None:
         self.trust.watch(config.trust)
         self.config = config
         self.months = Months(self.database, self.samples, config.sla_terms)
@@ -115,14 +138,11 @@ class Monitor:
         return self.live
 
     async def _serve_agents(self, endpoint: TcpAddress) -> None:
-        config = self.config
-        if config.monitor.certificate is not None and config.monitor.key is not None:
-            pair = KeyPair(config.monitor.certificate, config.monitor.key)
-        else:
-            pair = self_made(config.server.data_dir, config.server.hostname)
+        pair = key_pair(self.config)
         self.authority = pair.certificate
+        self._tls = server_context(pair)
         state = CollectorState(self.database, self.samples, self.now_ms, lines, self.counts)
-        server = WebServer(collector_app(state), server_context(pair))
+        server = WebServer(collector_app(state), self._tls)
         try:
             await server.start(endpoint.host, endpoint.port)
         except OSError as error:
@@ -155,20 +175,30 @@ class Monitor:
                 ("smartmail_collector_batches", "Batches taken.", lambda: counts.batches),
                 ("smartmail_collector_samples", "Samples taken.", lambda: counts.samples),
                 ("smartmail_collector_duplicates", "Samples that were here already.", lambda: counts.duplicates),
-                ("smartmail_collector_quarantined", "Samples dated in the future.", lambda: counts.quarantined),
+                (
+                    "smartmail_collector_quarantined",
+                    "Samples put aside: dated in the future, or too far back.",
+                    lambda: counts.quarantined,
+                ),
                 ("smartmail_collector_conflicts", "Samples that contradict what is known.", lambda: counts.conflicts),
                 ("smartmail_collector_enrolments", "Agents enrolled.", lambda: counts.enrolled),
+                (
+                    "smartmail_monitor_faults",
+                    "Times that sealing, judging or the trust checks broke off by a fault of ours.",
+                    lambda: self._faults,
+                ),
             )
         )
 
     async def _seal_often(self) -> None:
-        rounds = 0
+        loop = asyncio.get_running_loop()
+        prune_at = loop.time() + PRUNE_FIRST_SECONDS
         while True:
             await asyncio.sleep(self.config.monitor.seal_seconds)
-            rounds += 1
             try:
                 await asyncio.to_thread(self.samples.seal)
-                if rounds % PRUNE_EVERY == 0:
+                if loop.time() >= prune_at:
+                    prune_at = loop.time() + PRUNE_SECONDS
                     until = await asyncio.to_thread(self.months.prunable_until, self.now_ms())
                     await asyncio.to_thread(self.samples.prune, until)
             except StoreError as error:
@@ -185,14 +215,38 @@ class Monitor:
             # Thousands of checks take seconds to judge: that must not become all the process does.
             await asyncio.sleep(max(LOOK_SECONDS / self.pace, LOOK_SHARE * (loop.time() - began)))
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+    def _spawn(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        self._tasks.add(asyncio.get_running_loop().create_task(self._keep_up(work)))
+
+    async def _keep_up(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Minutes must be judged, samples sealed and domains looked at, whatever went wrong once."""
+        while True:
+            try:
+                await work()
+            except Exception as error:  # counted and in the log, then begun again
+                self._faults += 1
+                events.loop_fault(asyncio.get_running_loop(), {"exception": error})
+            await asyncio.sleep(AGAIN_SECONDS / self.pace)
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def key_pair(config: Config) -> KeyPair:
+    """The collector's certificate and key: the configured ones, or the self-made. Raises OSError."""
+    if config.monitor.certificate is not None and config.monitor.key is not None:
+        return KeyPair(config.monitor.certificate, config.monitor.key)
+    return self_made(config.server.data_dir, config.server.hostname)
+
+
+def needs_restart(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that a running collector cannot change."""
+    before, after = old.monitor, new.monitor
+    found = [f"monitor.{key}" for key in ("address", "metrics_address") if getattr(before, key) != getattr(after, key)]
+    found += [name for name in ("store", "log") if getattr(old, name) != getattr(new, name)]
+    return found + (["server.data_dir"] if old.server.data_dir != new.server.data_dir else [])
 
 
 def started(config_name: str, pid: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -23,8 +24,11 @@ from smartmail.cli.common import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from smartmail.cli.collecting import Monitor
     from smartmail.config import Config
     from smartmail.core.live import LiveMonth
+
+_DESCRIPTORS = 16_384
 
 app = typer.Typer(no_args_is_help=True, help="The collector, and how the services stand now.")
 
@@ -39,11 +43,20 @@ def run(ctx: typer.Context) -> None:
     path, config = config_path(ctx), load_config(ctx)
     sink = events.configure(style=config.log.format, level=config.log.level)
     try:
-        config.server.data_dir.mkdir(parents=True, exist_ok=True)
+        config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _allow_descriptors()
         ensure(config.database_url)
         asyncio.run(_serve(config, path))
     finally:
         sink.close()
+
+
+def _allow_descriptors() -> None:
+    """Connections that strangers hold are to leave room for agents and the database."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(config: "Config", path: "Path | None") -> None:
@@ -57,27 +70,31 @@ async def _serve(config: "Config", path: "Path | None") -> None:
     async with Monitor(config) as monitor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, _reload, monitor, path)
+        reloads: set[asyncio.Task[None]] = set()
+
+        def reload() -> None:
+            task = loop.create_task(_reload(monitor, path))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
         events.ready(listeners=1 if monitor.port else 0)
         await stop.wait()
     events.stopped(seconds=int(loop.time() - began))
 
 
-def _reload(monitor: object, path: "Path | None") -> None:
+async def _reload(monitor: "Monitor", path: "Path | None") -> None:
     from smartmail import events
-    from smartmail.cli.collecting import Monitor
     from smartmail.config import ConfigError, load
     from smartmail.store.errors import StoreError
 
-    if not isinstance(monitor, Monitor):
-        raise TypeError("no monitor")
     name = str(path) if path else "embedded default"
     try:
-        monitor.apply(load(path))
-    except (ConfigError, StoreError) as error:
+        fixed = await monitor.reload(load(path))
+    except (ConfigError, StoreError, OSError) as error:
         events.config_refused(config=name, problems=str(error).splitlines())
         return
-    events.config_reloaded(config=name)
+    events.config_reloaded(config=name, needs_restart=fixed)
 
 
 @app.command()

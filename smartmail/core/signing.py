@@ -81,4 +81,4 @@ def write_base64(octets: bytes) -> str:
 def token_digest(token: str) -> str:
     """What is kept of an enrolment token: hex SHA-256. A token has 256 random bits, so it needs no salt and no slow
     hash."""
-    return hashlib.sha256(b"smartmail enrolment token v1\n" + token.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(b"smartmail enrolment token v1\n" + token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -9,15 +9,15 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from smartmail.core.roster import Roster
-from smartmail.core.sample import Batch, make_sample
+from smartmail.core.sample import Batch, SampleError, make_sample
 from smartmail.core.slots import MINUTE_MS, RosterBook
 from smartmail.monitor.client import ClientError, Collectors, Rosters, Unreachable, read_rosters
-from smartmail.monitor.clock import CorrectedClock
+from smartmail.monitor.clock import CorrectedClock, boot_id
 from smartmail.monitor.control import Connect, connect
 from smartmail.monitor.prober import MOST_AT_ONCE, Fresh, Probe, Prober, ProberEvents, ProberSettings
 from smartmail.monitor.sender import Backoff, Sender, SenderEvents
@@ -70,6 +70,7 @@ class AgentParts:
     events: AgentEvents
     connect: Connect = connect
     most_at_once: int = MOST_AT_ONCE
+    boot: str = field(default_factory=boot_id)
 
 
 @dataclass(slots=True)
@@ -102,16 +103,30 @@ class Agent:
         self.sender = Sender(self.spool, parts.collectors, parts.clock, parts.events, self._beside)
         self._settings = settings
         self._clock = parts.clock
+        self._made_ms = parts.clock.steady_ms()
         self._collectors = parts.collectors
         self._events = parts.events
-        self._run = secrets.token_hex(8)
-        """Names this life of the process."""
+        self._boot = parts.boot or secrets.token_hex(8)
+        self._run = f"{self._boot}:{parts.clock.at(0)}"
+        """Names this life of the process: the start of the machine, and what its steady clock was taken to begin at."""
         self._tag = ""
         self._synced = False
         self._checking = asyncio.Lock()
         self._flushing = asyncio.Lock()
         self._held: list[Fresh] = []
         self._unstamped: tuple[int, int] | None = None
+        self._disk_failed = False
+
+    @property
+    def waiting(self) -> int:
+        """Samples that no collector has yet."""
+        return self.spool.samples + len(self._held)
+
+    @property
+    def since_hand_in_ms(self) -> int:
+        """How long ago a batch was last handed in; without one, how long ago the agent was made."""
+        last_ms = self.sender.counts.last_ms
+        return self._clock.steady_ms() - (self._made_ms if last_ms is None else last_ms)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Raises SpoolError when the spool cannot be opened."""
@@ -192,14 +207,21 @@ class Agent:
         offset_ms = self._clock.offset_ms
         if learnt is not None and offset_ms is not None:
             if learnt.first:
-                self._unstamped = learnt.shift_ms, offset_ms
+                self._unstamped = self._clock.at(0), offset_ms
             self._events.clock_learnt(offset_ms=offset_ms, shift_ms=learnt.shift_ms)
         if self._unstamped is not None:
-            # Everything this process saw before is wrong by the same time, in the spool too.
-            shift_ms, first_offset_ms = self._unstamped
-            await self._in_thread(lambda: self.spool.restamp(self._run, shift_ms, first_offset_ms))
+            base_ms, first_offset_ms = self._unstamped
+            await self._in_thread(lambda: self._put_right(base_ms, first_offset_ms))
             self._unstamped = None
             self._synced = True
+
+    def _put_right(self, base_ms: int, offset_ms: int) -> None:
+        """Everything seen before since the machine was started, by this process or by one that was ended, went by the
+        same steady clock: in the spool it is wrong by what that was taken to begin at."""
+        for run in self.spool.unstamped():
+            boot, _, base = run.rpartition(":")
+            if boot == self._boot:
+                self.spool.restamp(run, base_ms - int(base), offset_ms)
 
     async def _ready(self) -> bool:
         return self._synced or await self._check_in()
@@ -251,9 +273,14 @@ class Agent:
                 try:
                     await self._in_thread(lambda batch=batch: self.spool.add(batch, self._run))  # type: ignore[misc]
                 except SpoolError as error:
-                    self._events.spool_failed(reason=str(error))
+                    self._say_disk(error)
                     self._drop_oldest()
                     return
+                except SampleError as error:  # a time that no sample can have: another try would end the same
+                    del self._held[: len(part)]
+                    self._lose(len(part), f"they cannot be written: {error}")
+                    continue
+                self._disk_failed = False
                 del self._held[: len(part)]
                 self.counts.spooled += len(part)
                 self.sender.wake.set()
@@ -270,8 +297,17 @@ class Agent:
         over = len(self._held) - MOST_FRESH
         if over > 0:
             del self._held[:over]
-            self.counts.lost += over
-            self._events.samples_lost(samples=over, reason="the disk takes none")
+            self._lose(over, "the disk takes none")
+
+    def _lose(self, samples: int, reason: str) -> None:
+        self.counts.lost += samples
+        self._events.samples_lost(samples=samples, reason=reason)
+
+    def _say_disk(self, error: SpoolError) -> None:
+        """Once: it is tried each second, and the log may be on the same disk."""
+        if not self._disk_failed:
+            self._disk_failed = True
+            self._events.spool_failed(reason=str(error))
 
     async def _prune_often(self) -> None:
         while True:
@@ -283,8 +319,7 @@ class Agent:
                 self._events.spool_failed(reason=str(error))
                 lost = 0
             if lost:
-                self.counts.lost += lost
-                self._events.samples_lost(samples=lost, reason="no collector took them in time, or there is no room")
+                self._lose(lost, "no collector took them in time, or there is no room")
             await self._clock.sleep_ms(PRUNE_EVERY_MS)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

@@ -1,5 +1,6 @@
 """How an agent speaks to its collectors: signed requests over HTTPS, the collectors tried in turn."""
 
+import asyncio
 import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from smartmail.core import signing
 from smartmail.core.roster import Roster, RosterError, roster_from_json
+from smartmail.core.sample import MAX_MS
 
+EARLIEST_MS: Final = 1_577_836_800_000
+"""2020: a clock before it was never set."""
 MAX_ANSWER_OCTETS: Final = 32 << 20
 """A roster of 10,000 checks is about 3 MB."""
+WHOLE_SECONDS: Final = 180
+"""For one question and its whole answer: what drips would else hold up everything behind it for ever."""
 NEVER: Final = frozenset({"bad_batch", "bad_name", "not_yours", "too_large"})
 """Codes of the collector that it will say again, whenever the same batch comes."""
 
@@ -180,7 +186,10 @@ class Collectors:
         sent_ms = self._steady_ms()
         answer = await self._any("GET", "/v1/time")
         received_ms = self._steady_ms()
-        return Told(sent_ms, _integer(_object(answer), "now_ms"), received_ms)
+        now_ms = _integer(_object(answer), "now_ms")
+        if not EARLIEST_MS < now_ms <= MAX_MS:
+            raise Unreachable(f"{answer.url}: its clock is not set, it says {now_ms} ms since 1970")
+        return Told(sent_ms, now_ms, received_ms)
 
     async def roster(self, tag: str = "") -> Rosters | None:
         """The rosters; None when they are the ones with this tag. Raises ClientError."""
@@ -216,7 +225,10 @@ class Collectors:
     async def _ask(self, url: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> _Answer:
         signed = self._identity.headers(method, path, body) if self._identity else {}
         try:
-            async with self._http.stream(method, url + path, content=body, headers={**headers, **signed}) as response:
+            async with (
+                asyncio.timeout(WHOLE_SECONDS),
+                self._http.stream(method, url + path, content=body, headers={**headers, **signed}) as response,
+            ):
                 content = await _bounded(response)
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
             raise Unreachable(f"{url}: {str(error) or type(error).__name__}") from error

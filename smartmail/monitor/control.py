@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-CONTROL: Final = "control"
+from smartmail.core import roster
+
+CONTROL: Final = roster.CONTROL
 """The name under which the looks are stored, as a check of the location's own."""
 CONNECT_SECONDS: Final = 3
 FRESH_MS: Final = 1_000

@@ -4,9 +4,9 @@ One timer for all checks. A slot that cannot be begun in time is missed: silence
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from smartmail.core.outcome import Outcome, Vote, vote_of
@@ -77,6 +77,8 @@ class ProbeCounts:
     """Probes that ended by a fault of ours."""
     cut_off: int = 0
     """Looks that reached no control target."""
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Samples by kind of check and outcome (in small letters); without the looks at the control targets."""
 
 
 class ProberEvents(Protocol):
@@ -146,7 +148,8 @@ class Prober:
             for slot in self.book.between(start, now):
                 for check in slot.checks:
                     self._begin(check, slot.at_ms)
-            last = now
+            # Set back a little, the clock comes again to slots that were begun; set back far, it begins afresh.
+            last = now if start < last else max(last, now)
             after = self.book.after(now)
             wake = now + _TICK_MS if after is None else min(after, now + _TICK_MS)
             await self._clock.sleep_until(wake)
@@ -205,6 +208,7 @@ class Prober:
                 outcome = Outcome.OK_LATE_START
             elif vote_of(outcome) is Vote.DOWN and await self._is_cut_off():
                 outcome, detail = Outcome.CONTROL_FAILED, f"{outcome.name.lower()}: {detail}"
+            self.counts.outcomes[check.kind.value, outcome.name.lower()] += 1
             self._fresh.append(Fresh(check.name, began, outcome, seen.latency_ms, detail))
         finally:
             self._of_check[check.name] -= 1

@@ -35,6 +35,8 @@ class SendCounts:
     """Samples that no collector will take."""
     failures: int = 0
     """Tries that no collector answered well."""
+    last_ms: int | None = None
+    """When a batch was last handed in, by the steady clock."""
 
 
 class SenderEvents(Protocol):
@@ -136,6 +138,7 @@ class Sender:
         self._say_back()
         counts = self.counts
         counts.batches += 1
+        counts.last_ms = self._clock.steady_ms()
         counts.samples += len(taken.batch.samples)
         counts.duplicates += receipt.duplicates
         counts.quarantined += receipt.quarantined

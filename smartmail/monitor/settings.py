@@ -121,6 +121,11 @@ def write_whole(file: Path, content: bytes, mode: int = 0o600) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(file)
+        folder = os.open(file.parent, os.O_RDONLY)  # else the new name may be lost with the power
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except BaseException:
         with suppress(OSError):
             part.unlink()

@@ -39,6 +39,9 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS aside (id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, reason TEXT NOT NULL,"
     " samples INTEGER NOT NULL, octets BLOB NOT NULL)",
 )
+_GOING: Final = "id <= ? OR (offset_ms IS NOT NULL AND made_ms + shift_ms < ?)"
+_LAST: Final = 2**63 - 1
+"""The largest number an entry can have."""
 _FREED_PAGES: Final = 500
 """Given back to the file system after each removal: a long backlog's room is not kept for ever."""
 
@@ -82,6 +85,8 @@ class Spool:
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._octets = 0
+        self.samples = 0
+        """How many wait here. Counted along, so that asking costs nothing."""
         self.broken: Path | None = None
         """Where a file that could not be read was moved to by `open`."""
 
@@ -131,7 +136,7 @@ class Spool:
                 "INSERT INTO entry (made_ms, run, offset_ms, samples, check_sum, octets) VALUES (?, ?, ?, ?, ?, ?)",
                 (batch.made_ms, run, batch.offset_ms, len(batch.samples), zlib.crc32(octets), octets),
             )
-        self._octets += len(octets)
+        self._weigh(len(octets), len(batch.samples))
         return cursor.lastrowid or 0
 
     def restamp(self, run: str, shift_ms: int, offset_ms: int) -> int:
@@ -142,6 +147,12 @@ class Spool:
                 (shift_ms, offset_ms, run),
             )
         return done.rowcount
+
+    def unstamped(self) -> list[str]:
+        """The runs of which there are samples whose clock was never compared."""
+        with self._write() as connection:
+            rows = connection.execute("SELECT DISTINCT run FROM entry WHERE offset_ms IS NULL").fetchall()
+        return [run for (run,) in rows]
 
     def take(self, max_samples: int) -> Taken | None:
         """The oldest samples as one batch: at least one entry, no more than `max_samples` if it is several. None when
@@ -159,39 +170,43 @@ class Spool:
     def done(self, first: int, last: int) -> None:
         """A collector has these entries: remove them."""
         with self._write() as connection:
-            self._forget_octets(connection, first, last)
+            octets, samples = _weight(connection, first, last)
             connection.execute("DELETE FROM entry WHERE id BETWEEN ? AND ?", (first, last))
+        self._weigh(-octets, -samples)
         self._shrink()
 
     def set_aside(self, first: int, last: int, reason: str, *, at_ms: int) -> None:
         """No collector will ever take these entries: keep them apart, so that the others go on."""
         with self._write() as connection:
-            self._forget_octets(connection, first, last)
+            octets, samples = _weight(connection, first, last)
             connection.execute(
                 "INSERT OR REPLACE INTO aside (id, at_ms, reason, samples, octets)"
                 " SELECT id, ?, ?, samples, octets FROM entry WHERE id BETWEEN ? AND ?",
                 (at_ms, reason, first, last),
             )
             connection.execute("DELETE FROM entry WHERE id BETWEEN ? AND ?", (first, last))
+        self._weigh(-octets, -samples)
 
     def prune(self, now_ms: int) -> int:
         """Drop what is older than the time kept, and the oldest beyond the room there is. Returns how many samples
-        that lost."""
+        that lost.
+
+        Each entry goes by its own time, and one whose clock was never compared has none that could be gone by: a
+        clock that stood in 1970 after a power cut must not take a backlog along.
+        """
         limit = now_ms - self._kept_ms
         with self._write() as connection:
-            oldest = connection.execute("SELECT min(id) FROM entry").fetchone()[0]
-            last = connection.execute("SELECT max(id) FROM entry WHERE made_ms + shift_ms < ?", (limit,)).fetchone()[0]
-            last = max(last or 0, self._last_beyond_room(connection))
-            lost = 0
-            if oldest is not None and last >= oldest:
-                found = connection.execute("SELECT sum(samples) FROM entry WHERE id <= ?", (last,)).fetchone()
-                lost = int(found[0] or 0)
-                self._forget_octets(connection, oldest, last)
-                connection.execute("DELETE FROM entry WHERE id <= ?", (last,))
+            going = (self._last_beyond_room(connection), limit)
+            octets, lost = connection.execute(
+                f"SELECT coalesce(sum(length(octets)), 0), coalesce(sum(samples), 0) FROM entry WHERE {_GOING}",  # noqa: S608
+                going,
+            ).fetchone()
+            connection.execute(f"DELETE FROM entry WHERE {_GOING}", going)  # noqa: S608
             connection.execute("DELETE FROM aside WHERE at_ms < ? AND at_ms > 0", (limit,))
+        self._weigh(-octets, -lost)
         if lost:
             self._shrink()
-        return lost
+        return int(lost)
 
     def waiting(self) -> Waiting:
         """How much there is to be sent."""
@@ -234,11 +249,9 @@ class Spool:
             last, over = number, over - size
         return last
 
-    def _forget_octets(self, connection: sqlite3.Connection, first: int, last: int) -> None:
-        found = connection.execute(
-            "SELECT coalesce(sum(length(octets)), 0) FROM entry WHERE id BETWEEN ? AND ?", (first, last)
-        ).fetchone()
-        self._octets -= int(found[0])
+    def _weigh(self, octets: int, samples: int) -> None:
+        self._octets += octets
+        self.samples += samples
 
     def _shrink(self) -> None:
         with suppress(sqlite3.Error):  # only room is at stake, and the next removal tries again
@@ -271,7 +284,7 @@ class Spool:
         try:
             for statement in (*_PRAGMAS, *_TABLES):
                 connection.execute(statement).fetchall()
-            self._octets = int(connection.execute("SELECT coalesce(sum(length(octets)), 0) FROM entry").fetchone()[0])
+            self._octets, self.samples = _weight(connection, 0, _LAST)
         except BaseException:
             connection.close()
             raise
@@ -297,6 +310,15 @@ class Spool:
         except OSError as error:
             self.close()
             raise SpoolError(f"{self._file.parent} cannot be used: {error.strerror}") from error
+
+
+def _weight(connection: sqlite3.Connection, first: int, last: int) -> tuple[int, int]:
+    """Octets and samples of these entries."""
+    octets, samples = connection.execute(
+        "SELECT coalesce(sum(length(octets)), 0), coalesce(sum(samples), 0) FROM entry WHERE id BETWEEN ? AND ?",
+        (first, last),
+    ).fetchone()
+    return int(octets), int(samples)
 
 
 def _read(octets: bytes, check_sum: int, shift_ms: int) -> Batch | None:

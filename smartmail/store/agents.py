@@ -147,6 +147,16 @@ def roster_history(connection: Connection) -> list[Roster]:
     ]
 
 
+def checks_by_location(connection: Connection) -> dict[str, frozenset[str]]:
+    """The names of all checks that any roster ever gave to a location."""
+    found: dict[str, set[str]] = {}
+    for roster in roster_history(connection):
+        for check in roster.checks:
+            for location in check.locations:
+                found.setdefault(location, set()).add(check.name)
+    return {location: frozenset(names) for location, names in found.items()}
+
+
 def rosters_from(connection: Connection, minute: int) -> list[Roster]:
     """The roster in force in a minute, where there is one, and all that come after it."""
     first = connection.execute(

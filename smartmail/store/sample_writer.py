@@ -7,8 +7,9 @@ being synced the next batches gather. A batch that cannot be written is refused,
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from typing import NamedTuple
 
 from smartmail.core.outcome import Outcome
@@ -22,6 +23,9 @@ GROUP_OCTETS = 16 * 1024 * 1024
 """The most in one commit (but one batch at least)."""
 MAX_WAITING_OCTETS = 64 * 1024 * 1024
 """Batches that wait for their commit; beyond it new ones are refused."""
+PUT_ASIDE_A_DAY = 10_000
+"""Rows of what is put aside that one agent may leave in a day: they are for ever. Beyond it they are only counted."""
+_DAY_MS = 86_400_000
 
 _BATCH = """
 INSERT INTO sample_batch (agent, location, sequence, received_ms, samples, octets) VALUES (?, ?, ?, ?, ?, ?)
@@ -82,6 +86,7 @@ class SampleWriter:
         self._changed = threading.Condition()
         self._stopping = False
         self._connection: sqlite3.Connection | None = None
+        self._aside: dict[str, tuple[int, int]] = {}
         self._thread = threading.Thread(target=self._run, name="sample-writer", daemon=True)
         self.batches = 0
         self.samples = 0
@@ -188,8 +193,16 @@ class SampleWriter:
             batch_id = connection.execute(_BATCH, values).lastrowid or 0
             self._known.note(found, batch_id)
         if found.quarantined or found.conflicts:
-            _put_aside(connection, item, found)
+            self._put_aside(connection, item, found)
         return Taken(found.accepted, found.duplicates, len(found.quarantined), len(found.conflicts), batch_id)
+
+    def _put_aside(self, connection: sqlite3.Connection, item: _Item, found: SortedIn) -> None:
+        today = item.received_ms // _DAY_MS
+        day, rows = self._aside.get(item.batch.agent, (today, 0))
+        left = PUT_ASIDE_A_DAY - (rows if day == today else 0)
+        for statement, values in islice(_rows_aside(item, found), left):
+            left -= connection.execute(statement, values).rowcount
+        self._aside[item.batch.agent] = (today, PUT_ASIDE_A_DAY - left)
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -205,16 +218,13 @@ class SampleWriter:
             self._connection = None
 
 
-def _put_aside(connection: sqlite3.Connection, item: _Item, found: SortedIn) -> None:
+def _rows_aside(item: _Item, found: SortedIn) -> Iterator[tuple[str, dict[str, str | int]]]:
     for sample, reason in found.quarantined:
-        connection.execute(
-            _QUARANTINE,
-            _identity(item, sample)
-            | {"reason": reason.value, "outcome": int(sample.outcome), "latency_ms": sample.latency_ms},
-        )
+        said = {"outcome": int(sample.outcome), "latency_ms": sample.latency_ms}
+        yield _QUARANTINE, _identity(item, sample) | said | {"reason": reason.value}
     for sample, held in found.conflicts:
         words = {"kept": _words(*held), "refused": _words(sample.outcome, sample.latency_ms, sample.detail)}
-        connection.execute(_CONFLICT, _identity(item, sample) | words)
+        yield _CONFLICT, {**_identity(item, sample), **words}
 
 
 def _identity(item: _Item, sample: Sample) -> dict[str, str | int]:

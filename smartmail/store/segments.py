@@ -19,6 +19,8 @@ from smartmail.store.sqlite import connect
 
 FUTURE_TOLERANCE_MS = 120_000
 """How far a sample may lie after the moment at which its batch came."""
+PAST_TOLERANCE_MS = 100 * 86_400_000
+"""How far it may lie before: agents keep samples for 30 days, and each further day is another piece of memory."""
 MAX_DRAFTS = 8192
 """Days of streams kept unpacked, about 6 KB each. Those with samples in the journal are kept beyond it."""
 
@@ -36,6 +38,8 @@ class Quarantined(StrEnum):
 
     FUTURE = "future"
     """It says that it began after it came."""
+    PAST = "past"
+    """It says that it began so long ago that no agent can have kept it."""
     PRUNED = "pruned"
     """Its day's samples were let go after the month was closed."""
 
@@ -128,11 +132,15 @@ class Known:
         StoreUnavailable."""
         found = SortedIn()
         latest_ms = received_ms + FUTURE_TOLERANCE_MS
+        earliest_ms = received_ms - PAST_TOLERANCE_MS
         nearby: dict[tuple[str, int], tuple[StreamDay, Draft | bytes]] = {}
         for sample in batch.samples:
             check, started_ms, outcome, latency_ms, detail = sample
             if started_ms > latest_ms:
                 found.quarantined.append((sample, Quarantined.FUTURE))
+                continue
+            if started_ms < earliest_ms:
+                found.quarantined.append((sample, Quarantined.PAST))
                 continue
             day, second = divmod(started_ms // 1000, DAY_SECONDS)
             if self._days is not None and day not in self._days:

@@ -48,9 +48,9 @@ class Refusal(StrEnum):
     BATCH = "batch"
     """The octets are no batch."""
     OTHER_AGENT = "other_agent"
-    """A batch in another agent's name, or of another location."""
+    """A batch in another agent's name, of another location, or of a check that its location never had."""
     BUSY = "busy"
-    """The agent hands in more at once than it may."""
+    """The agent hands in, or asks, more at once than it may."""
     TOKEN_UNKNOWN = "token_unknown"  # noqa: S105 - a word of the list, no secret
     TOKEN_USED = "token_used"  # noqa: S105
     TOKEN_EXPIRED = "token_expired"  # noqa: S105

@@ -8,8 +8,10 @@ samples that are durable.
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
@@ -20,7 +22,7 @@ from sqlalchemy import Connection
 from starlette.responses import JSONResponse, Response
 
 from smartmail.core import signing
-from smartmail.core.roster import NAME, Roster
+from smartmail.core.roster import CONTROL, NAME, Roster
 from smartmail.core.sample import Batch, SampleError, decode_batch
 from smartmail.store import agents
 from smartmail.store.agents import AgentRecord
@@ -52,6 +54,7 @@ SEEN_EVERY_MS: Final = 15_000
 _INLINE_OCTETS: Final = 16 << 10
 """Larger batches are decoded beside the loop."""
 _DATABASE_AT_ONCE: Final = 8
+_NOTHING: Final[frozenset[str]] = frozenset()
 
 T = TypeVar("T")
 
@@ -89,7 +92,8 @@ def collector_app(state: CollectorState) -> FastAPI:
 class _Collector:
     def __init__(self, state: CollectorState) -> None:
         self._state = state
-        self._busy: dict[str, int] = {}
+        self._busy: Counter[tuple[str, str]] = Counter()
+        self._given: dict[str, frozenset[str]] = {}
         self._seen: dict[str, int] = {}
         self._database = asyncio.Semaphore(_DATABASE_AT_ONCE)
         # A signature by nobody is judged against this, so that it takes as long as one by somebody.
@@ -121,15 +125,8 @@ class _Collector:
         """POST /v1/samples: the octets of a batch -> {received_ms, accepted, duplicates, quarantined, conflicts}."""
         check_length(request, MAX_BATCH_OCTETS)
         agent, digest = await self._authenticated(request)
-        if self._busy.get(agent.name, 0) >= AT_ONCE:
-            raise Refused(Refusal.BUSY, f"one agent hands in {AT_ONCE} batches at once, no more", agent=agent.name)
-        self._busy[agent.name] = self._busy.get(agent.name, 0) + 1
-        try:
+        with self._one_of_few(agent.name, "hands in {} batches"):
             return await self._take(request, agent, digest)
-        finally:
-            self._busy[agent.name] -= 1
-            if not self._busy[agent.name]:
-                del self._busy[agent.name]
 
     async def roster(self, request: Request) -> Response:
         """GET /v1/roster -> {rosters: [the one in force and those to come]}, with the asker's own checks only. 304
@@ -138,14 +135,27 @@ class _Collector:
         if digest != signing.digest_of(b""):
             raise Refused(Refusal.BODY, UNAUTHORISED, agent=agent.name)
         minute = self._state.now_ms() // 60_000
-        rosters = await self._read(lambda connection: agents.rosters_from(connection, minute))
-        body = json.dumps({"rosters": [_for_location(one, agent.location) for one in rosters]}).encode()
+        with self._one_of_few(agent.name, "asks for {} rosters"):
+            # Of ten thousand checks it is megabytes: nothing to be written out on the loop.
+            body = await self._read(lambda connection: _rosters(connection, minute, agent.location))
         tag = f'"{hashlib.sha256(body).hexdigest()}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         self._state.counts.rosters += 1
         return Response(body, media_type="application/json", headers=headers)
+
+    @contextmanager
+    def _one_of_few(self, agent: str, what: str) -> Iterator[None]:
+        """For a request of which an agent may have AT_ONCE under way. Raises Refused."""
+        if self._busy[agent, what] >= AT_ONCE:
+            raise Refused(Refusal.BUSY, f"one agent {what.format(AT_ONCE)} at once, no more", agent=agent)
+        self._busy[agent, what] += 1
+        try:
+            yield
+        finally:
+            self._busy[agent, what] -= 1
+            self._busy += Counter()  # drops what is at zero
 
     async def _authenticated(self, request: Request) -> tuple[AgentRecord, bytes]:
         """Who asks, and the digest of the body that the signature is for. Raises Refused."""
@@ -185,6 +195,7 @@ class _Collector:
         if signing.digest_of(body) != digest:
             raise Refused(Refusal.BODY, UNAUTHORISED, agent=agent.name)
         batch = await _decoded(body, agent)
+        await self._look_at_checks(batch)
         try:
             receipt = await self._stored(body, batch, received_ms)
         except StoreError as error:
@@ -199,6 +210,17 @@ class _Collector:
             "conflicts": receipt.conflicts,
         }
         return JSONResponse(answer)
+
+    async def _look_at_checks(self, batch: Batch) -> None:
+        """Refuse what no roster ever gave to the location: nobody would ever judge it, and each name that an agent
+        makes up would be memory and a row for ever. (Before the first roster there is nothing to go by.)"""
+        names = {sample.check for sample in batch.samples} - {CONTROL}
+        if names <= self._given.get(batch.location, _NOTHING):
+            return
+        self._given = await self._read(agents.checks_by_location)
+        if self._given and (strange := names - self._given.get(batch.location, _NOTHING)):
+            what = f"no roster gave {min(strange)} to {batch.location}"
+            raise Refused(Refusal.OTHER_AGENT, what, agent=batch.agent)
 
     async def _stored(self, body: bytes, batch: Batch, received_ms: int) -> Taken:
         # Shielded: the writer cannot take a batch back when the request is cancelled.
@@ -279,6 +301,11 @@ async def _decoded(body: bytes, agent: AgentRecord) -> Batch:
         what = f"{agent.name} is an agent at {agent.location}, not {batch.agent} at {batch.location}"
         raise Refused(Refusal.OTHER_AGENT, what, agent=agent.name)
     return batch
+
+
+def _rosters(connection: Connection, minute: int, location: str) -> bytes:
+    rosters = agents.rosters_from(connection, minute)
+    return json.dumps({"rosters": [_for_location(one, location) for one in rosters]}).encode()
 
 
 def _for_location(roster: Roster, location: str) -> dict[str, object]:

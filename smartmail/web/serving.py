@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -61,6 +63,45 @@ class _Impatient(H11Protocol):
             self.transport.close()
 
 
+class _Listening(socket.socket):
+    """Takes a connection even where this process has no handle left for it, and ends it at once.
+
+    Strangers can take up all handles by connecting. asyncio would then tell the log of it some thousand times a second
+    and leave everybody waiting; with a handle kept for this, whoever is too many is sent away.
+    """
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(fileno=listening.detach())
+        self._spare = _any_handle()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As of any socket."""
+        while True:
+            try:
+                return super().accept()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._spare:
+                    raise
+            os.close(self._spare)
+            self._spare = 0
+            try:
+                super().accept()[0].close()
+            finally:
+                with contextlib.suppress(OSError):
+                    self._spare = _any_handle()
+
+    def close(self) -> None:
+        """As of any socket."""
+        super().close()
+        if self._spare:
+            os.close(self._spare)
+            self._spare = 0
+
+
+def _any_handle() -> int:
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -96,6 +137,7 @@ class WebServer:
             proxy_headers=False,
             server_header=False,
             limit_concurrency=CONNECTIONS,
+            backlog=512,
             timeout_keep_alive=KEPT_OPEN_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
             ssl_context_factory=context,
@@ -108,7 +150,7 @@ class WebServer:
     async def start(self, host: str, port: int) -> None:
         """Listen; port 0: any free one. Raises OSError when the address cannot be had."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
+        listening = _Listening(socket.create_server((host.strip("[]"), port), family=family, backlog=512))
         self.port = int(listening.getsockname()[1])
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name="web-server")
         up = asyncio.create_task(self._server.up.wait())

@@ -201,7 +201,6 @@ ANSWERS = [
     (K.IMAPS, b"A1 LOGIN", b"A2 OK Yes\r\n", Is.PROTOCOL, "at LOGIN"),
     (K.IMAPS, b"A2 SELECT", b"A2 NO [NONEXISTENT] Gone\r\n", Is.PERMANENT, "at SELECT"),
     (K.IMAPS, b"A2 SELECT", b"A2 OK But no count\r\n", Is.PROTOCOL, "at SELECT"),
-    (K.IMAPS, b"A3 FETCH", b"A3 OK Nothing\r\n", Is.CONTENT, "the first message is not there at FETCH"),
     (K.IMAPS, b"A3 FETCH", b"* 1 FETCH (X {999999999}\r\n", Is.PROTOCOL, "a literal of 999999999 octets at FETCH"),
     (K.IMAP, b"A1 STARTTLS", b"A1 NO Not now\r\n", Is.TLS, "at STARTTLS"),
     (K.POP3S, b"", b"-ERR No\r\n", Is.PERMANENT, "at greeting"),

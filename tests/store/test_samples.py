@@ -289,6 +289,37 @@ def test_case_27_a_sample_of_the_future_is_put_aside_and_the_rest_is_taken(store
     assert store.read(everything).samples == 4
 
 
+def test_what_no_agent_can_have_kept_so_long_is_put_aside(store: SampleStore) -> None:
+    received = sample(0).started_ms + segments.PAST_TOLERANCE_MS
+    one = batch([sample(0), sample(0, check="imaps", started_ms=received - segments.PAST_TOLERANCE_MS - 1)])
+    assert put(store, one, received) == Taken(1, 0, 1, 0, 1)
+    assert rows(store.url, "SELECT check_name, reason FROM sample_quarantine") == [("imaps", "past")]
+    for _ in ("in the journal", "sealed"):
+        assert store.read(SPAN).samples == 1
+        store.seal()
+
+
+def test_attack_an_agent_that_fills_the_tables_of_what_is_put_aside(
+    store: SampleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "PUT_ASIDE_A_DAY", 3)
+    put(store, batch([sample(0)]))
+    strange = [sample(0, 18), sample(0, 19), *(sample(20_000, started_ms=LATE + 900_000 + n) for n in range(9))]
+    assert put(store, batch(strange)) == Taken(0, 0, 9, 2, None)
+    assert put(store, batch([sample(0, 20)])).conflicts == 1
+
+    def kept() -> list[tuple[object, ...]]:
+        tables = ("sample_quarantine", "sample_conflict")
+        return [rows(store.url, f"SELECT count(*) FROM {table}")[0] for table in tables]
+
+    assert kept() == [(3,), (0,)]
+    assert put(store, batch([sample(0, 20)], location="lon")) == Taken(1, 0, 0, 0, 2)
+    assert put(store, batch([sample(0, 21)], location="lon")).conflicts == 1
+    assert kept() == [(3,), (1,)]
+    put(store, batch([sample(0, 20)]), LATE + 86_400_000)
+    assert kept() == [(3,), (2,)]
+
+
 def test_case_27_a_clock_that_steps_back_does_not_turn_a_failure_into_ok(store: SampleStore) -> None:
     put(store, batch([sample(0, 18)]))
     taken = put(store, batch([sample(0, started_ms=sample(0).started_ms - 3_000)], 2))
@@ -446,7 +477,7 @@ def test_a_batch_that_cannot_be_sorted_in_is_refused_and_the_thread_goes_on(
     store: SampleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(writer_module, "_put_aside", lambda *_: 1 // 0)
+        broken.setattr(writer_module.SampleWriter, "_put_aside", lambda *_: 1 // 0)
         with pytest.raises(StoreUnavailable, match="division"):
             put(store, batch([sample(0), sample(0, 18)]))
     assert store.writer.failed_groups == 1

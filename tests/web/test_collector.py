@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import os
+import resource
+import socket
 import ssl
 import struct
+import threading
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -317,6 +321,49 @@ async def test_attack_batch_of_another_location_or_agent(
     assert_refused(collector, answer, 403, "not_yours", Refusal.OTHER_AGENT)
 
 
+async def test_attack_checks_that_an_enrolled_agent_made_up(collector: Collecting, http: httpx2.AsyncClient) -> None:
+    collector.put_roster(roster(check("imap"), check("smtps", "paris")))
+    identity = collector.enrolled()
+    for number, made_up in enumerate(("smtps", "x" * 40), 1):
+        answer = await hand_in(http, identity, batch(sample("imap"), sample(made_up)))
+        assert_refused(collector, answer, 403, "not_yours", Refusal.OTHER_AGENT, number)
+        assert made_up in answer.json()["what"]
+
+
+async def test_what_any_roster_gave_to_a_location_is_taken_from_it(
+    collector: Collecting, http: httpx2.AsyncClient
+) -> None:
+    identity = collector.enrolled()
+    collector.put_roster(roster(check("imap")))
+    assert (await hand_in(http, identity, batch(sample("imap"), sample("control")))).status_code == 200
+    collector.put_roster(roster(check("pop3"), version=2))
+    answer = await hand_in(http, identity, batch(sample("imap", NOW_MS + 60_000), sample("pop3")))
+    assert answer.json()["accepted"] == 2
+
+
+async def test_attack_rosters_asked_for_without_end(
+    collector: Collecting, http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    identity = collector.enrolled()
+    found = agents.rosters_from
+
+    def slow(connection: Any, minute: int) -> Any:
+        held.wait(20)
+        return found(connection, minute)
+
+    monkeypatch.setattr(agents, "rosters_from", slow)
+    headers = signed(identity, b"", "/v1/roster", "GET")
+    answers = [asyncio.create_task(http.get("/v1/roster", headers=headers)) for _ in range(5)]
+    try:
+        while collector.state.counts.refused[Refusal.BUSY] < 3:
+            await asyncio.sleep(0.01)
+    finally:
+        held.set()
+    assert sorted([answer.status_code for answer in await asyncio.gather(*answers)]) == [200, 200, 429, 429, 429]
+    assert (await http.get("/v1/roster", headers=headers)).status_code == 200
+
+
 async def test_a_known_agent_hands_in_two_batches_at_once_no_more(collector: Collecting) -> None:
     identity = collector.enrolled()
     octets = encode_batch(batch(sample()))
@@ -392,6 +439,12 @@ async def test_attack_expired_token(collector: Collecting, http: httpx2.AsyncCli
 async def test_attack_guessed_token(collector: Collecting, http: httpx2.AsyncClient) -> None:
     collector.token()
     answer = await enrol(http, asked("london.guess"))
+    assert_refused(collector, answer, 403, "token_unknown", Refusal.TOKEN_UNKNOWN)
+
+
+async def test_attack_token_that_no_text_can_be(collector: Collecting, http: httpx2.AsyncClient) -> None:
+    collector.token()
+    answer = await enrol(http, asked("london.\ud800\udc80\udfff"))
     assert_refused(collector, answer, 403, "token_unknown", Refusal.TOKEN_UNKNOWN)
 
 
@@ -523,3 +576,35 @@ async def test_attack_connection_that_never_asks_is_ended(
         assert await asyncio.wait_for(reader.read(), 20) == b""
         writer.close()
         await writer.wait_closed()
+
+
+async def test_attack_connections_that_take_up_all_handles(collector: Collecting, http: httpx2.AsyncClient) -> None:
+    assert (await http.get("/v1/time")).status_code == 200
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    held = [socket.socket() for _ in range(3)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        for one in held:
+            one.setblocking(False)
+            with suppress(BlockingIOError):
+                one.connect(("127.0.0.1", collector.server.port))
+        async with asyncio.timeout(20):
+            ends = await asyncio.gather(*(_end_of(one) for one in held))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for one in held:
+            one.close()
+    assert ends == [b"", b"", b""]
+    assert faults == []
+    assert (await http.get("/v1/time")).status_code == 200
+
+
+async def _end_of(connected: socket.socket) -> bytes:
+    try:
+        return await asyncio.get_running_loop().sock_recv(connected, 100)
+    except ConnectionError:
+        return b""

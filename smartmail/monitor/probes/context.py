@@ -1,10 +1,12 @@
 """What every probe of an agent shares: secrets by name, trusted roots, the resolver, the deadline and the clock."""
 
+import errno
 import os
 import ssl
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -96,7 +98,8 @@ class TlsRoots:
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> ssl.SSLContext:
-        """The client context: verification on, TLS 1.2 or later. Raises OSError where the file is no use."""
+        """The client context: verification on, TLS 1.2 or later. Raises OSError where the file is no use, or
+        the system has no authorities: that every certificate is bad then would be no news of the servers."""
         try:
             version = os.stat(self._watched).st_mtime_ns  # noqa: PTH116  # a third of the time, at every handshake
         except OSError:
@@ -106,8 +109,18 @@ class TlsRoots:
         if self._context is None or version != self._version:
             context = ssl.create_default_context(cafile=str(self._given) if self._given else None)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self._given is None and not context.cert_store_stats()["x509_ca"] and not _folder_of_roots():
+                raise FileNotFoundError(errno.ENOENT, "this host trusts no authority at all")
             self._context, self._version = context, version
         return self._context
+
+
+def _folder_of_roots() -> bool:
+    """Is there anything in the system's folder of authorities, which OpenSSL only looks into when it verifies?"""
+    default = ssl.get_default_verify_paths()
+    with suppress(OSError):
+        return any(Path(default.capath or default.openssl_capath).iterdir())
+    return False
 
 
 def system_now_ms() -> int:
