@@ -12,13 +12,21 @@ if works "$target/restic"; then
     exit 0
 fi
 
+# The same archive as the system's own packages come from, of the next release.
+archive=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+    sed -n '/security/d; s/ main$//p' | head -n 1)
+if [ -z "$archive" ]; then
+    say "missing for the tests: Debian 13's restic (apt knows no archive to get it from)"
+    exit 2
+fi
+
 mkdir -p "$root/.cache"
 work=$(mktemp -d "$root/.cache/restic18.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/out"
 cat >"$work/debian13.sources" <<SOURCES
 Types: deb
-URIs: http://deb.debian.org/debian
+URIs: $archive
 Suites: trixie
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
