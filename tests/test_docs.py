@@ -19,13 +19,13 @@ from pydantic import BaseModel
 import smartmail.core
 import smartmail.relay
 from smartmail import events
-from smartmail.events import monitor as monitor_events
 from smartmail.cli import NOUNS, load_noun, sample
 from smartmail.config import Config
 from smartmail.core.limits import Charge, Limit, Refusal, Scope, Unit
 from smartmail.core.policy import Reason, Verdict, over_limit
 from smartmail.core.reply import Reply
 from smartmail.core.transfer import FATES, Fate, Loss, Phase
+from smartmail.events import monitor as monitor_events
 from smartmail.metrics import STAGES, AgentMetrics, MonitorMetrics, RelayMetrics
 from smartmail.relay.session import TOO_MANY_LOGINS
 from smartmail.store.events import EventRow

@@ -431,7 +431,7 @@ async def test_a_domain_where_all_is_well(world: World) -> None:
     request = TrustRequest("Example.com.", ("s1",), lists=(BlockList("zen.example"),))
     found = await report(world, settings, request)
     assert found.worst == Severity.OK, found
-    assert [one.check for one in found.findings] == list(Check)
+    assert [one.check for one in found.findings] == [one for one in Check if one is not Check.ALL]
     assert found.to_json()["worst"] == "ok"
     assert found.to_json()["findings"][0] == {
         "check": "mx",
