@@ -35,6 +35,8 @@ CODE = ROOT / "smartmail"
 DOCS = ROOT / "ops" / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 NAMES = [page.name for page in PAGES]
+OF_OTHER_FILES = {"Unit", "intake"}
+"""Tables that pages show of a systemd unit and of an agent.toml."""
 
 
 # reading pages
@@ -181,7 +183,7 @@ def test_every_configuration_key_that_a_page_names_exists(page: str) -> None:
     said = "\n".join(spans(text_of(page)))
     named = set(re.findall(rf"(?<![\w./])(?:{sections})\.[a-z_]+(?![\w.(/])", said))
     named = {name for name in named if not re.search(r"\.(py|md|toml|key|events?)$", name)}
-    named |= set(re.findall(r"^\[{1,2}([a-z]+)\]{1,2}$", said, re.M)) - {"Unit"}
+    named |= set(re.findall(r"^\[{1,2}([a-z]+)\]{1,2}$", said, re.M)) - OF_OTHER_FILES
     assert not named - config_keys()
 
 

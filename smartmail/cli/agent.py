@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from smartmail.core.roster import CheckSpec
+    from smartmail.intake.probemail import ProbeIntake
     from smartmail.metrics import AgentMetrics
     from smartmail.monitor.agent import Agent
     from smartmail.monitor.clock import CorrectedClock
@@ -194,7 +195,8 @@ async def _run(settings: "AgentSettings") -> None:
         async with contextlib.AsyncExitStack() as stack:
             collectors = Collectors(settings.collectors, tls_context(settings.ca), clock.steady_ms, identity)
             await stack.enter_async_context(collectors)
-            parts = AgentParts(clock, collectors, probe_of(settings, clock.now_ms, metrics), lines)
+            sink = await _intake(stack, settings, clock.now_ms)
+            parts = AgentParts(clock, collectors, probe_of(settings, clock.now_ms, metrics, sink), lines)
             agent = Agent(settings, parts)
             watch(metrics, agent, clock)
             if settings.metrics is not None:
@@ -204,8 +206,35 @@ async def _run(settings: "AgentSettings") -> None:
         log.close()
 
 
+async def _intake(
+    stack: "AsyncExitStack", settings: "AgentSettings", now_ms: Callable[[], int]
+) -> "ProbeIntake | None":
+    """Take round trips' messages here, where the settings say so. Raises CliError."""
+    from smartmail import events
+    from smartmail.intake.probemail import IntakeSettings, start
+    from smartmail.monitor.probes import SecretSource
+    from smartmail.monitor.probes.context import SecretError
+
+    wanted = settings.intake
+    if wanted is None:
+        return None
+    try:
+        secret = SecretSource(settings.secrets).get(wanted.secret).password.encode()
+        sink = await start(
+            IntakeSettings(secret, frozenset(wanted.addresses)), wanted.at.host, wanted.at.port, now_ms=now_ms
+        )
+    except (SecretError, ValueError) as error:
+        raise CliError(str(error), where="agent.toml, intake", code=ExitCode.USAGE) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CliError(reason, where=f"agent.toml, intake {wanted.at}", code=ExitCode.UNREACHABLE) from None
+    stack.push_async_callback(sink.close)
+    events.listening(name="intake", role="intake", address=f"{sink.address[0]}:{sink.address[1]}")
+    return sink
+
+
 def probe_of(
-    settings: "AgentSettings", now_ms: Callable[[], int], metrics: "AgentMetrics"
+    settings: "AgentSettings", now_ms: Callable[[], int], metrics: "AgentMetrics", sink: "ProbeIntake | None" = None
 ) -> "Callable[[CheckSpec], Awaitable[Observation]]":
     """Does a check, and tells `metrics` what it saw."""
     from smartmail.core.roster import CheckKind
@@ -220,7 +249,7 @@ def probe_of(
         metrics.late[one.check] += 1
         lines.round_trip_late(check=one.check, location=one.location, late_ms=one.late_ms, sent_ms=one.sent_ms)
 
-    trips = RoundTrips(settings.location, on_late=late)
+    trips = RoundTrips(settings.location, sink=sink, on_late=late)
 
     async def look(check: "CheckSpec") -> "Observation":
         is_trip = check.kind is CheckKind.ROUND_TRIP

@@ -134,6 +134,9 @@ class CheckConfig(Section):
     """round-trip: which side belongs to a provider that is not ours, so that its failures are not our service's."""
     deadline: Text = ""
     """round-trip: seconds after which a message that is not there counts as failed, 780 at most; empty: 180."""
+    receive: Text = ""
+    """round-trip: "imap", or "intake" where the location's agent takes the message itself ([intake] of its agent.toml);
+    empty: imap."""
     imap_host: Text = ""
     """round-trip: the IMAP server where the message is looked for; empty: host."""
     imap_port: Text = ""

@@ -28,11 +28,23 @@ CA_FILE: Final = "ca.pem"
 PROBE_CA_FILE: Final = "probe-ca.pem"
 ROSTER_FILE: Final = "roster.json"
 SECRETS: Final = "secrets"
-_KEYS: Final = frozenset({"name", "location", "collectors", "ca", "probe_ca", "key", "secrets", "control", "metrics"})
+_KEYS: Final = frozenset(
+    {"name", "location", "collectors", "ca", "probe_ca", "key", "secrets", "control", "metrics", "intake"}
+)
 
 
 class SettingsError(Exception):
     """The settings cannot be used; the message says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeAt:
+    """Where this location takes the messages of its round trips itself (receive = "intake"). addresses: who may be
+    written to. secret: name of the file whose password proves messages, as the checks' token_secret."""
+
+    at: Target
+    addresses: tuple[str, ...]
+    secret: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,7 @@ class AgentSettings:
     control: tuple[Target, ...] = ()
     probe_ca: Path | None = None
     metrics: Target | None = None
+    intake: IntakeAt | None = None
 
     @property
     def roster_file(self) -> Path:
@@ -109,6 +122,14 @@ def write_settings(settings: AgentSettings) -> None:
             "# Whom probes trust, instead of the system's authorities.",
             f"probe_ca = {_text(str(settings.probe_ca))}",
         ]
+    if settings.intake is not None:
+        listed = ", ".join(map(_text, settings.intake.addresses))
+        lines += [
+            "[intake]",
+            f"address = {_text(str(settings.intake.at))}",
+            f"addresses = [{listed}]",
+            f"token_secret = {_text(settings.intake.secret)}",
+        ]
     write_whole(settings.folder / SETTINGS_FILE, "\n".join((*lines, "")).encode())
 
 
@@ -153,18 +174,29 @@ def _settings(folder: Path, value: dict[str, object]) -> AgentSettings:
         folder / _string(value.get("secrets", SECRETS)),
         tuple(parse_target(one) for one in _strings(value.get("control", []))),
         folder / _string(value["probe_ca"]) if "probe_ca" in value else None,
-        _metrics(_string(value.get("metrics", ""))),
+        _listening("metrics", _string(value.get("metrics", ""))),
+        _intake(value["intake"]) if "intake" in value else None,
     )
 
 
-def _metrics(text: str) -> Target | None:
+def _intake(value: object) -> IntakeAt:
+    if not isinstance(value, dict) or value.keys() != {"address", "addresses", "token_secret"}:
+        raise SettingsError("intake: a table with address, addresses and token_secret")
+    at = _listening("intake", _string(value["address"]))
+    addresses, secret = tuple(_strings(value["addresses"])), _string(value["token_secret"])
+    if at is None or not addresses or not NAME.match(secret):
+        raise SettingsError("intake: needs an address to listen on, addresses of ours, and the name of a secret")
+    return IntakeAt(at, addresses, secret)
+
+
+def _listening(what: str, text: str) -> Target | None:
     """port 0 is any free one."""
     host, found, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not text:
         return None
     if not found or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65_535:
-        raise SettingsError(f"metrics: {text!r} is no address and port, as in 127.0.0.1:9328")
+        raise SettingsError(f"{what}: {text!r} is no address and port, as in 127.0.0.1:9328")
     return Target(host, int(port))
 
 
