@@ -193,7 +193,10 @@ async def test_case_09_a_new_roster_reaches_the_agent_before_it_is_in_force(
         left = spool.take(10_000)
     stored = watching.stored()
     for one in left.batch.samples if left else ():
-        stored.setdefault(one.check, []).append(one.started_ms // MINUTE_MS - MINUTE)
+        # What the collector took may still be in the spool: the agent had not heard of it when it ended.
+        minute = one.started_ms // MINUTE_MS - MINUTE
+        if minute not in (known := stored.setdefault(one.check, [])):
+            known.append(minute)
     assert {name: sorted(found) for name, found in stored.items()} == {
         "imap": [0, 1, 2],
         "pop3": [0, 1, 2],

@@ -188,7 +188,7 @@ class TestWhatProbesSaw:
         said: list[dict[str, object]] = []
 
         class Trips:
-            def __init__(self, _: str, *, on_late: Callable[[LateArrival], None]) -> None:
+            def __init__(self, _: str, *, sink: None, on_late: Callable[[LateArrival], None]) -> None:
                 told.append(on_late)
 
         monkeypatch.setattr(roundtrip, "RoundTrips", Trips)
