@@ -55,9 +55,10 @@ def put_message(maildir: Path, number: int, folder: str = "", *, flags: str = "S
     home = maildir / folder if folder else maildir
     for part in ("cur", "new", "tmp"):
         (home / part).mkdir(parents=True, exist_ok=True)
+    words = text or f"This is {number}."
     body = (
         f"From: a{number}@example.org\r\nTo: {maildir.parent.name}@example.net\r\nSubject: message {number}\r\n"
-        f"Message-ID: <{number}@example.org>\r\nDate: Tue, 24 Nov 2026 02:00:00 +0000\r\n\r\n{text or f'This is {number}.'}\r\n"
+        f"Message-ID: <{number}@example.org>\r\nDate: Tue, 24 Nov 2026 02:00:00 +0000\r\n\r\n{words}\r\n"
     ).encode()
     file = home / "cur" / f"{1_764_000_000 + number}.M{number}P1.mx1,S={len(body)}:2,{flags}"
     file.write_bytes(body)
