@@ -38,6 +38,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 BAD = sorted((HERE / "configs" / "bad").glob("*.toml"))
 SECTIONS = {"server", "timeouts", "tls", "auth", "upstream", "maildrop", "store", "metrics", "log", "content", "sender"}
+KEYS = [
+    "name", "role", "address", "tls", "key", "trusted_networks", "url", "url_file", "scope",
+    "kind", "repository", "location", "keep", "paths", "times", "copy_from", "variables", "before",
+]  # fmt: skip
+BACKUP = {"backup", "drill", "repository", "job"}
 
 
 def written(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> Loaded:
@@ -399,15 +404,13 @@ class TestSecrets:
 
 scalars = st.one_of(st.booleans(), st.integers(-(2**40), 2**40), st.text(st.characters(codec="ascii"), max_size=12))
 trees = st.dictionaries(
-    st.sampled_from(sorted({*SECTIONS, "listener", "limit", "other"})),
+    st.sampled_from(sorted({*SECTIONS, *BACKUP, "listener", "limit", "other"})),
     st.recursive(
         scalars,
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(
-                    ["name", "role", "address", "tls", "key", "trusted_networks", "url", "url_file", "scope"]
-                ),
+                st.sampled_from(KEYS),
                 inner,
                 max_size=4,
             )
@@ -463,9 +466,12 @@ class TestMadeFromTheModel:
             line[1:] if line.startswith("#") and not line.startswith(("# ", "#\n")) else line
             for line in sample_toml().splitlines()
         ]
-        text = "\n".join(lines)
+        # The example of a job needs what has no default.
+        text = "\n".join(lines).replace('host = ""', 'host = "mx1.example.com"')
         taken_in = written(tmp_path, text).config
-        assert taken_in.model_copy(update={"limit": (), "check": (), "trust": ()}) == read(None, {}).config
+        assert taken_in.backup.host == "mx1.example.com"
+        examples = {"limit": (), "check": (), "trust": (), "repository": (), "job": (), "backup": Config().backup}
+        assert taken_in.model_copy(update=examples) == read(None, {}).config
         keys = {
             f"{section}.{key}"
             for section, table in tomllib.loads(text).items()

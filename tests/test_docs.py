@@ -25,8 +25,9 @@ from smartmail.core.limits import Charge, Limit, Refusal, Scope, Unit
 from smartmail.core.policy import Reason, Verdict, over_limit
 from smartmail.core.reply import Reply
 from smartmail.core.transfer import FATES, Fate, Loss, Phase
+from smartmail.events import backup as backup_events
 from smartmail.events import monitor as monitor_events
-from smartmail.metrics import STAGES, AgentMetrics, MonitorMetrics, RelayMetrics
+from smartmail.metrics import STAGES, AgentMetrics, BackupMetrics, MonitorMetrics, RelayMetrics
 from smartmail.relay.session import TOO_MANY_LOGINS
 from smartmail.store.events import EventRow
 
@@ -258,7 +259,7 @@ def test_every_command_is_on_a_page() -> None:
 def declared_metrics() -> Mapping[str, tuple[str, ...]]:
     """Name as scraped -> labels: those of smartmail.metrics, and those that the wiring list adds."""
     found: dict[str, tuple[str, ...]] = {"smartmail_build_info": ("version",)}
-    for declared in (RelayMetrics, MonitorMetrics, AgentMetrics):
+    for declared in (RelayMetrics, MonitorMetrics, AgentMetrics, BackupMetrics):
         for family in declared(CollectorRegistry()).collect():
             suffix = "_total" if family.type == "counter" else ""
             found[family.name + suffix] = tuple(getattr(family, "_labelnames", ()))
@@ -326,7 +327,8 @@ def value_for(annotation: object) -> object:
 
 def emitted(name: str) -> Any:
     """The record that an event's function makes."""
-    function = getattr(events, name, None) or getattr(monitor_events, name)
+    pages = (events, monitor_events, backup_events)
+    function = next(getattr(page, name) for page in pages if hasattr(page, name))
     positional, named = [], {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
@@ -349,7 +351,7 @@ def emitted(name: str) -> Any:
 
 def event_functions() -> set[str]:
     """Every function of the operator's log."""
-    trees = [ast.parse((CODE / "events" / name).read_text()) for name in ("__init__.py", "monitor.py")]
+    trees = [ast.parse((CODE / "events" / name).read_text()) for name in ("__init__.py", "monitor.py", "backup.py")]
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     return {node.name for node in functions if not node.name.startswith("_")} - {"configure"}
 

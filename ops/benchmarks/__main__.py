@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import monitor, monitor_report, relay, report
+from . import backup, backup_report, monitor, monitor_report, relay, report
+from .load import LoadFailed
 from .peers import PEERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +62,10 @@ def _arguments() -> argparse.Namespace:
         "--only", type=_parts, default=frozenset(monitor.PARTS), metavar="PART,...",
         help=f"only these: {', '.join(monitor.PARTS)}",
     )  # fmt: skip
+    three = names.add_parser("backup", help="the backup against restic by itself and borgmatic; a mailbox brought back")
+    three.add_argument("--json", action="store_true", help="one JSON object on stdout, progress on stderr")
+    three.add_argument("--quick", action="store_true", help="50,000 messages in place of 500,000: rougher figures")
+    three.add_argument("--rounds", type=_rounds, default=3, metavar="N", help="interleaved rounds (default 3)")
     return parser.parse_args()
 
 
@@ -74,7 +79,7 @@ def main() -> int:
         progress.print(text, style="dim", markup=False)
 
     try:
-        bars = _relay(arguments, say) if arguments.name == "relay" else _monitor(arguments, say)
+        bars = WORKS[arguments.name](arguments, say)
     except KeyboardInterrupt:
         progress.print("interrupted; everything started was ended", style="red")
         return 130
@@ -103,6 +108,24 @@ def _monitor(arguments: argparse.Namespace, say: relay.Say) -> list[dict[str, ob
     else:
         monitor_report.show(_console(), results, about)
     return monitor_report.judged(results)
+
+
+def _backup(arguments: argparse.Namespace, say: relay.Say) -> list[dict[str, object]]:
+    try:
+        plan = backup.Plan.of(quick=arguments.quick, rounds=arguments.rounds)
+    except LoadFailed as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    results, pinned = backup.run(ROOT, plan, say)
+    about = report.machine(pinned, results.others_cores)
+    if arguments.json:
+        print(backup_report.as_json(results, about))
+    else:
+        backup_report.show(_console(), results, about)
+    return backup_report.judged(results)
+
+
+WORKS = {"relay": _relay, "monitor": _monitor, "backup": _backup}
 
 
 def _console() -> Console:

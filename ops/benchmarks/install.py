@@ -22,6 +22,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "node": ("nodejs",),
     "npm": ("npm",),
     "openssl": ("openssl",),
+    "restic": ("restic",),
+    "borg": ("borgbackup",),
+    "strace": ("strace",),
 }
 # Newest that each Node can load; the overrides are versions at which npm's tree resolves as a whole.
 HARAKA_BY_NODE = ((20, "3.3.4"), (18, "3.0.4"))

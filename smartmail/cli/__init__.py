@@ -30,6 +30,7 @@ NOUNS: Mapping[str, str] = {
     "sla": "The uptime promised: months, credits, reports.",
     "subscription": "What customers pay for.",
     "ledger": "The chain of credits and closed months.",
+    "backup": "Backups onsite and offsite, and mailboxes brought back.",
     "trust": "SPF, DKIM, DMARC, MTA-STS, TLSA, PTR, DNSBL: advice, never SLA.",
 }
 

@@ -3,6 +3,8 @@
 values.py    addresses, networks, paths
 zones.py     time zones, from the tzdata package
 monitor.py   the monitor's part of the model
+backup_*.py  the backup's part: its kinds of values, its model, its checks
+backup.py    the backup's part -> the core's plan
 model.py     every key, its default, its bounds and its documentation
 checks.py    what no single value can tell
 problems.py  errors in plain words
@@ -10,6 +12,8 @@ load.py      file + environment + credentials -> Config
 sample.py    the commented sample, the reference and the JSON Schema, made from the model
 """
 
+from smartmail.config.backup import backup_plan, locations
+from smartmail.config.backup_model import BackupConfig, DrillConfig, JobConfig, RepositoryConfig
 from smartmail.config.load import Loaded, env_name, flatten, load, read
 from smartmail.config.model import (
     AuthConfig,
@@ -34,10 +38,13 @@ from smartmail.config.values import TcpAddress, UnixAddress, is_loopback, parse_
 
 __all__ = [
     "AuthConfig",
+    "BackupConfig",
     "CheckConfig",
     "Config",
     "ConfigError",
     "ContentConfig",
+    "DrillConfig",
+    "JobConfig",
     "LimitConfig",
     "ListenerConfig",
     "Loaded",
@@ -46,6 +53,7 @@ __all__ = [
     "MetricsConfig",
     "MonitorConfig",
     "Problem",
+    "RepositoryConfig",
     "SenderConfig",
     "ServerConfig",
     "StoreConfig",
@@ -56,11 +64,13 @@ __all__ = [
     "TrustConfig",
     "UnixAddress",
     "UpstreamConfig",
+    "backup_plan",
     "env_name",
     "flatten",
     "is_loopback",
     "json_schema",
     "load",
+    "locations",
     "parse_address",
     "read",
     "reference",

@@ -5,11 +5,11 @@ Looks at files (that they exist, whose they are), never at the network.
 
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from smartmail.config.backup_checks import backup_findings
 from smartmail.config.model import Config, ListenerConfig
-from smartmail.config.problems import Loc
+from smartmail.config.problems import Finding, Loc
 from smartmail.config.values import Network, TcpAddress, UnixAddress, is_loopback
 from smartmail.core.roster import CheckKind
 
@@ -21,15 +21,6 @@ RESERVED = "control"
 """The name of no check: agents' looks at their control targets bear it."""
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """`locs`: the values it comes from; the first is where it is reported."""
-
-    locs: tuple[Loc, ...]
-    reason: str
-    hint: str = ""
 
 
 def findings(config: Config, origins: Mapping[str, str]) -> Iterator[Finding]:
@@ -49,6 +40,7 @@ def findings(config: Config, origins: Mapping[str, str]) -> Iterator[Finding]:
     yield from _auth(config)
     yield from _store(config, origins)
     yield from _monitor(config)
+    yield from backup_findings(config)
     if config.server.data_dir.exists() and not config.server.data_dir.is_dir():
         yield Finding((("server", "data_dir"),), f"{config.server.data_dir} is a file, not a folder")
 
@@ -92,6 +84,8 @@ def _doors(config: Config) -> Iterator[tuple[Loc, TcpAddress]]:
         yield ("monitor", "address"), config.monitor.endpoint
     if config.monitor.metrics_endpoint:
         yield ("monitor", "metrics_address"), config.monitor.metrics_endpoint
+    if config.backup.metrics_endpoint:
+        yield ("backup", "metrics_address"), config.backup.metrics_endpoint
     if config.upstream.endpoint is None:
         yield ("maildrop", "address"), config.maildrop.endpoint
 
@@ -130,6 +124,8 @@ def _names(config: Config) -> Iterator[Finding]:
         ("listener", [entry.name for entry in config.listener]),
         ("limit", [entry.name for entry in config.limit]),
         ("check", [entry.name for entry in config.check]),
+        ("repository", [entry.name for entry in config.repository]),
+        ("job", [entry.name for entry in config.job]),
     ):
         for index, name in enumerate(names):
             if name in names[:index]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
+from smartmail.config.backup_model import BackupConfig, DrillConfig, JobConfig, RepositoryConfig
 from smartmail.config.monitor import CheckConfig, MonitorConfig, TermsConfig, TrustConfig
 from smartmail.config.section import Section
 from smartmail.config.values import (
@@ -287,6 +288,10 @@ class Config(Section):
     check: Annotated[tuple[CheckConfig, ...], Field(max_length=20_000)] = ()
     trust: Annotated[tuple[TrustConfig, ...], Field(max_length=256)] = ()
     terms: Annotated[tuple[TermsConfig, ...], Field(max_length=64)] = (TermsConfig(version="default"),)
+    backup: BackupConfig = Field(default_factory=BackupConfig)
+    drill: DrillConfig = Field(default_factory=DrillConfig)
+    repository: Annotated[tuple[RepositoryConfig, ...], Field(max_length=256)] = ()
+    job: Annotated[tuple[JobConfig, ...], Field(max_length=1024)] = ()
 
     @property
     def sla_terms(self) -> tuple[Terms, ...]:

@@ -39,6 +39,15 @@ class Problem:
         return f"{where}:{key} {self.reason}" + (f" ({self.hint})" if self.hint else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check finds. `locs`: the values it comes from; the first is where it is reported."""
+
+    locs: tuple[Loc, ...]
+    reason: str
+    hint: str = ""
+
+
 class ConfigError(Exception):
     """The configuration cannot be used. `problems` holds all that is wrong, never only the first."""
 
@@ -67,6 +76,8 @@ def toml_value(value: object) -> str:
         return '"***"' if value.get_secret_value() else '""'
     if isinstance(value, Enum):
         return toml_value(value.value)
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
     if isinstance(value, tuple | list):
         return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, str | Path | IPv4Network | IPv6Network):
@@ -170,6 +181,15 @@ _LISTS = {
     "senders": '["192.0.2.25"]',
     "block_lists": '["list.example.org"]',
     "domain_lists": '["list.example.org"]',
+    "times": '["02:00"]',
+    "check_times": '["05:00"]',
+    "weekdays": '["mon", "thu"]',
+    "check_weekdays": '["sat"]',
+    "paths": '["/srv/vmail"]',
+    "mounted": '["/srv"]',
+    "excludes": '["*.tmp"]',
+    "users": '["*@example.com"]',
+    "options": '["rest.connections=8"]',
 }
 """Examples of lists of plain values, by key; the others are networks."""
 

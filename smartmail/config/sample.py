@@ -3,7 +3,8 @@
 import inspect
 import textwrap
 from enum import Enum
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -49,7 +50,7 @@ def sample_toml() -> str:
 def _entries(name: str, model: type[BaseModel], defaults: tuple[BaseModel, ...]) -> list[str]:
     if not defaults:
         lines = [f"[[{name}]]"]
-        lines += [f"{key} = {toml_value(_example(field))}" for key, field in model.model_fields.items()]
+        lines += [f"{key} = {toml_value(_shown(field))}" for key, field in model.model_fields.items()]
         return [*(f"#{line}" for line in lines), ""]
     return [
         "\n".join(
@@ -80,6 +81,11 @@ def _default_text(field: FieldInfo) -> str:
 
 def _example(field: FieldInfo) -> object:
     return next(iter(field.examples or ()), None) if field.is_required() else field.default
+
+
+def _shown(field: FieldInfo) -> object:
+    """Of a table that is there as an example only: what makes it one."""
+    return next(iter(field.examples or ()), field.default)
 
 
 def _comment(text: str) -> str:
@@ -131,8 +137,7 @@ def _kind(field: FieldInfo) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " ".join(f"`{member.value}`" for member in annotation)
     if get_origin(annotation) is tuple:
-        element = get_args(annotation)[0]
-        return "texts" if str in (element, *get_args(element)) else "networks"
+        return _kind_of_list(get_args(annotation)[0])
     if annotation is bool:
         return "`true` `false`"
     if annotation is int:
@@ -141,4 +146,20 @@ def _kind(field: FieldInfo) -> str:
         return f"{low} to {high}"
     if annotation is SecretStr:
         return "text, secret"
+    if get_origin(annotation) in (dict, UnionType, Union) and any(
+        get_origin(one) is dict for one in _parts(annotation)
+    ):
+        return "table" if get_origin(annotation) is dict else "table, text"
     return "text" if annotation is str else "path"
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    return (annotation, *get_args(annotation))
+
+
+def _kind_of_list(element: Any) -> str:
+    if get_origin(element) is Literal:
+        return "of " + " ".join(f"`{word}`" for word in get_args(element))
+    if get_origin(element) is tuple:
+        return "lists of texts"
+    return "texts" if str in _parts(element) else "networks"

@@ -112,7 +112,7 @@ def _upstream(text: str, info: ValidationInfo) -> str:
         return text
     address = _address(text, '"127.0.0.1:10025", or "unix:/run/dovecot/lmtp"')
     if isinstance(address, UnixAddress):
-        path = str(_resolved(Path(address.path), info))
+        path = str(resolved(Path(address.path), info))
         if len(path.encode()) > _MAX_UNIX_PATH:
             raise wrong(f"a UNIX socket's path may have {_MAX_UNIX_PATH} octets at most", "use a shorter path")
         return str(UnixAddress(path))
@@ -144,7 +144,8 @@ def _network(value: object) -> object:
     raise wrong(f"{value!r} is an address within a network, not a network", f'write "{loose}"')
 
 
-def _resolved(path: Path, info: ValidationInfo) -> Path:
+def resolved(path: Path, info: ValidationInfo) -> Path:
+    """A path as it is meant: a relative one begins at the folder of the file."""
     base = (info.context or {}).get("base")
     return path if base is None else Path(base) / path
 
@@ -154,7 +155,7 @@ def _path(value: object, info: ValidationInfo) -> object:
         return None
     if isinstance(value, str) and "\0" in value:
         raise wrong("a path cannot hold a NUL character")
-    return _resolved(Path(value), info) if isinstance(value, str | Path) else value
+    return resolved(Path(value), info) if isinstance(value, str | Path) else value
 
 
 def is_host_name(text: str) -> bool:

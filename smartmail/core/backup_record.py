@@ -55,6 +55,8 @@ class Reason(StrEnum):
     PROBE_UNCLEAR = "probe_unclear"
     NOT_PROVED = "not_proved"
     """A drill found something wrong, or nothing to prove."""
+    NOT_RESTORED = "not_restored"
+    """Nothing was brought back: refused, or somebody said no."""
     LEASED = "leased"
     CUT_OFF = "cut_off"
     """It never said that it ended: found by the next run."""
@@ -90,6 +92,21 @@ def reason_of(outcome: Outcome) -> Reason:
             return Reason.SOURCE_MISSING
         case _:
             return Reason(outcome.value)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How something ended. words: for people, "" if all is said."""
+
+    state: RunState
+    reason: Reason = Reason.NONE
+    facts: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    words: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Is there something to build on: all of it, or most?"""
+        return self.state in (RunState.OK, RunState.PARTIAL)
 
 
 @dataclass(frozen=True, slots=True)

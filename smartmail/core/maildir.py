@@ -39,6 +39,7 @@ LEFT_OUT_NAMES: Final = (
 bob.lock would go too. Control files (dovecot-uidlist, dovecot-keywords, subscriptions ...) are data: without them
 clients fetch everything anew."""
 _SIZE: Final = re.compile(r",([SW])=([0-9]{1,18})(?=[,:]|\Z)")
+_NO_UTF8: Final = re.compile("[\udc80-\udcff]")
 _STAMP: Final = re.compile(r"([0-9]{1,12})[._]")
 _GLOB: Final = re.compile(r"([*?\[\\])")
 
@@ -244,7 +245,10 @@ def merged(listings: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, dict[st
 def _base(place: str) -> str | None:
     """Of "cur/name" or "new/name"; None for what is no message."""
     kind, _, name = place.partition("/")
-    return base_of(name) if kind in MESSAGE_FOLDERS and is_message_name(name) else None
+    if kind not in MESSAGE_FOLDERS or not is_message_name(name):
+        return None
+    # restic's listings have U+FFFD for each octet that is no UTF-8: without it such a message is missed for ever.
+    return base_of(name if name.isascii() else _NO_UTF8.sub("\N{REPLACEMENT CHARACTER}", name))
 
 
 def _delivered(base: str) -> int:
