@@ -7,6 +7,7 @@ line of output is trusted to be short, and no number of lines to be small.
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import stat
@@ -41,6 +42,10 @@ LINE: Final = 1 << 16
 DOCUMENT: Final = 256 << 20
 MESSAGES: Final = 1 << 20
 """Octets of stdout that are kept of a document, and of lines that are no progress."""
+_TRACE: Final = re.compile(
+    r"\s|goroutine [0-9]+ |panic:|created by |exit status |[a-z0-9./*()-]+\.[A-Za-z0-9.*()-]+\(.*\)$"
+)
+"""Lines of Go's own when restic itself falls."""
 _INHERITED: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "TZ", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
@@ -100,8 +105,13 @@ class Run:
 
     @property
     def reason(self) -> str:
-        """The last line of stderr that tells something; "" if there is none."""
-        return next((line for line in reversed(self.tail) if line.strip()), "")
+        """The line of stderr that tells most: restic's last word, else what tells of a cause, else the last that is no
+        part of a trace; "" if there is none."""
+        lines = [line for line in self.stderr if line.strip()]
+        fatal = [line for line in lines if "Fatal:" in line]
+        telling = [line for line in lines if sign_of(line) is not None]
+        plain = [line for line in lines if not _TRACE.match(line)]
+        return next((found[-1] for found in (fatal, telling, plain, lines) if found), "")
 
     @property
     def lock_may_stay(self) -> bool:

@@ -166,7 +166,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def _write_locations(folder: Path, wanted: dict[Path, str]) -> None:
     """restic reads addresses from files: those of the configuration are put into files of ours."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Passable, so that a mail user comes to what is staged for him; what is in it is closed by itself.
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     for file, location in wanted.items():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         octets = f"{location}\n".encode()

@@ -25,7 +25,7 @@ from smartmail.core.erasure import Tombstone
 from smartmail.core.mailbox_restore import Into, Message, Refusal, RestoreError, Wish
 from smartmail.core.points import PointNotFound
 from smartmail.core.restic import Command
-from smartmail.core.restic_version import Kind
+from smartmail.core.restic_version import Kind, Outcome
 
 pytestmark = pytest.mark.servers
 ANNA, BOB = "anna@example.com", "bob@example.com"
@@ -353,6 +353,25 @@ async def test_a_message_that_does_not_come_back_is_lost_and_the_others_come(
     with pytest.raises(RestoreError) as error:
         await restore(store.vault, store.plan, replace(found, messages=wrong[:1]))
     assert error.value.reason is Refusal.INCOMPLETE
+
+
+async def test_of_a_damaged_repository_comes_what_is_whole(
+    store: Store, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As restic 0.14 does it when a pack is gone: 45 s of retries, the files left out, exit 1."""
+    found = await find(store.vault, store.plan, Wish(BOB, kept.second_ms, into=Into.FOLDER, target=f"{tmp_path}/new"))
+    real = Vault.run
+
+    async def damaged(self: Vault, command: Command, *more: object) -> Run:
+        run = await real(self, command, *more)  # type: ignore[arg-type]
+        target = next(one for one in command.argv if one.startswith("--target=")).removeprefix("--target=")
+        min(Path(target).rglob("*S=*")).unlink()
+        return replace(run, outcome=Outcome.DAMAGED, tail=("Fatal: There were 1 errors",))
+
+    monkeypatch.setattr(Counting, "run", damaged)
+    done = await restore(store.vault, store.plan, found)
+    assert (done.added, done.lost) == (2, 1)
+    assert "damaged: Fatal: There were 1 errors" in done.words
 
 
 def test_a_link_that_came_back_is_not_followed(tmp_path: Path) -> None:

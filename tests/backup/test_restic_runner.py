@@ -152,7 +152,7 @@ async def test_a_flood_on_stderr_blocks_nothing_and_fills_nothing(stage: Stage) 
     flood = "open /srv/x: permission denied " + "x" * 300
     steps = [("err", f"Fatal: {fake.NO_CONFIG}"), ("flood", ("err", flood, 20_000)), ("exit", 1)]
     run = await stage.play("0.14.0", steps)
-    assert len(run.tail) == TAIL and run.reason == flood
+    assert len(run.tail) == TAIL and run.reason.startswith("Fatal: unable to open config file")
     assert run.outcome is Outcome.NO_REPOSITORY, "the reason came long before the last lines"
 
 
