@@ -213,7 +213,7 @@ async def _reconciled(
             made.failed = None
             break
         folders = await asyncio.to_thread(walk.listing, found.again)
-    made.items = await asyncio.to_thread(_still_unread, made, layout)
+    made.items = await asyncio.to_thread(_still_unread, made, layout, held)
     return found, held
 
 
@@ -249,11 +249,19 @@ async def _run_again(task: Task, prepared: Prepared, made: _Made, folders: Seque
     await _snapshot(task, _wish(task, prepared.excludes, paths_file=str(listed)), made, "again")
 
 
-def _still_unread(made: _Made, layout: Layout) -> int:
-    """Items that are not there any more were renamed or removed during the walk: reconciliation has looked at them."""
-    gone = [one for one in made.named if layout.address(one) and not os.path.lexists(one)]
-    made.named = [one for one in made.named if one not in set(gone)]
-    return max(made.items - len(gone), len(made.named))
+def _still_unread(made: _Made, layout: Layout, held: Mapping[str, Collection[str]]) -> int:
+    """Messages of folders that were compared are judged by that alone: one that was renamed under restic's hands is an
+    error to it, and in the snapshot under its other name. What is not there any more was nobody's."""
+
+    def settled(path: str) -> bool:
+        place = message_place(path)
+        compared = place is not None and place[0] in held
+        return compared or (bool(layout.address(path)) and not os.path.lexists(path))
+
+    left = [one for one in made.named if not settled(one)]
+    settled_count = len(made.named) - len(left)
+    made.named = left
+    return max(made.items - settled_count, len(left))
 
 
 # the manifest and the figures

@@ -183,12 +183,9 @@ def compare_folder(live: Iterable[str], stored: Iterable[str], began_s: int | No
     exact = {one for one in stored if _base(one) is not None}
     held = {_base(one) for one in exact}
     missed, arrived, renamed = [], [], 0
-    seen: set[str] = set()
-    for one in live:
-        base = _base(one)
-        if base is None:
-            continue
-        seen.add(base)
+    # A message that is renamed while it is listed may be listed under two names, and is one all the same.
+    seen = one_of_each(live)
+    for base, one in seen.items():
         if base in held:
             renamed += one not in exact
         elif began_s is not None and _delivered(base) >= began_s:
@@ -196,7 +193,7 @@ def compare_folder(live: Iterable[str], stored: Iterable[str], began_s: int | No
         else:
             missed.append(one)
     return FolderDifference(
-        tuple(sorted(missed)), tuple(sorted(arrived)), renamed, len(held - seen), len(exact) - len(held)
+        tuple(sorted(missed)), tuple(sorted(arrived)), renamed, len(held - seen.keys()), len(exact) - len(held)
     )
 
 
@@ -208,9 +205,9 @@ def reconcile(
     again, missed = [], []
     arrived = renamed = gone = doubled = messages = 0
     for folder in sorted({*live, *stored}):
-        names = list(live.get(folder, ()))
+        names = list(one_of_each(live.get(folder, ())).values())
         found = compare_folder(names, stored.get(folder, ()), began_s)
-        messages += sum(1 for one in names if _base(one) is not None)
+        messages += len(names)
         arrived += len(found.arrived)
         renamed += found.renamed
         gone += found.gone

@@ -312,3 +312,9 @@ def test_any_text_is_a_name_or_none(text: str) -> None:
     parsed = parse_name(text)
     assert (parsed is not None) is is_message_name(text)
     assert parsed is None or text.startswith(parsed.base)
+
+
+def test_a_message_that_was_listed_under_two_names_is_missed_once() -> None:
+    found = compare_folder(["new/7.a", "cur/7.a:2,S", "cur/8.b:2,S"], ["cur/8.b:2,"])
+    assert found.missed == ("cur/7.a:2,S",)
+    assert found.renamed == 1
