@@ -1,7 +1,8 @@
-"""`--demo`: has two short scenes played through real sockets, each by a process of its own.
+"""`--demo`: has three short scenes played, each by a process of its own.
 
-`smartmail.cli.scene` is played against the running relay, `smartmail.cli.watching` shows the monitor. Child processes,
-so that they are to the relay what any client is, and that their SQLAlchemy does not become part of the relay's process.
+`smartmail.cli.scene` is played against the running relay, `smartmail.cli.watching` shows the monitor,
+`smartmail.cli.bringing` the backup. Child processes, so that they are to the relay what any client is, and that their
+SQLAlchemy does not become part of the relay's process.
 """
 
 import asyncio
@@ -58,14 +59,28 @@ class Watch:
         return json.dumps(asdict(self))
 
 
-async def play(stage: Stage, watch: Watch) -> ExitCode:
-    """Play both scenes on the terminal (or whatever standard output is).
+@dataclass(frozen=True, slots=True)
+class Bring:
+    """What the backup's scene is played with. folder: emptied, and filled anew. command: how to call `smartmail`, for a
+    configuration of the scene's own."""
+
+    folder: str
+    command: str
+
+    def to_json(self) -> str:
+        """For the child's standard input."""
+        return json.dumps(asdict(self))
+
+
+async def play(stage: Stage, watch: Watch, bring: Bring) -> ExitCode:
+    """Play all scenes on the terminal (or whatever standard output is).
 
     Returns OK when all was as the scenes expect, else FOUND_BAD. Cancelled, it ends the child.
     """
     codes = [
         await _play("smartmail.cli.scene", stage.to_json()),
         await _play("smartmail.cli.watching", watch.to_json()),
+        await _play("smartmail.cli.bringing", bring.to_json()),
     ]
     return max(codes)
 

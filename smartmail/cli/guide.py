@@ -22,7 +22,7 @@ from rich.text import Text
 
 from smartmail import __version__
 from smartmail.cli.common import CliError, ExitCode
-from smartmail.cli.demo import Stage, Target, Watch, play
+from smartmail.cli.demo import Bring, Stage, Target, Watch, play
 from smartmail.cli.sample import (
     SAMPLE_FILE,
     SAMPLE_LOGIN,
@@ -170,6 +170,7 @@ async def _play(process: "Process", password: str) -> ExitCode:
             command=_command(process.path),
         ),
         Watch(str(process.config.server.data_dir / "demo-monitor"), _command(process.path)),
+        Bring(str(process.config.server.data_dir / "demo-backup"), _program()),
     )
 
 
@@ -267,17 +268,21 @@ def near(path: Path) -> str:
 
 
 def _command(config: Path | None) -> str:
-    """How to call `smartmail` in another terminal, in the same folder."""
-    script = Path(sys.executable).with_name("smartmail")
-    on_path = shutil.which("smartmail")
-    if on_path is not None and Path(on_path) == script:
-        command = "smartmail"
-    else:
-        command = near(script) if script.is_file() else f"{near(Path(sys.executable))} -m smartmail"
+    """How to call `smartmail` in another terminal, in the same folder, for what this process has."""
+    command = _program()
     settings = [f"{name}={value}" for name in _SETTINGS if (value := os.environ.get(name))]
     if config is not None and config != Path("smartmail.toml"):
         command += f" --config {near(config)}"
     return " ".join([*settings, command])
+
+
+def _program() -> str:
+    """How to call `smartmail` in another terminal, in the same folder."""
+    script = Path(sys.executable).with_name("smartmail")
+    on_path = shutil.which("smartmail")
+    if on_path is not None and Path(on_path) == script:
+        return "smartmail"
+    return near(script) if script.is_file() else f"{near(Path(sys.executable))} -m smartmail"
 
 
 # commands to try

@@ -184,15 +184,6 @@ def mismatches(listings: Mapping[str, Iterable[Snapshot]]) -> tuple[Mismatch, ..
     )
 
 
-def to_copy(onsite: Iterable[Snapshot], offsite: Iterable[Snapshot], runs: Iterable[str]) -> tuple[Snapshot, ...]:
-    """Which snapshots of the runs still have to be copied, oldest first. By runs, since what the offsite repository has
-    forgotten on purpose must not come back (a plain `restic copy` brings it back)."""
-    there = {(one.origin, one.tree) for one in offsite}
-    wanted = set(runs)
-    missing = [one for one in onsite if one.tag(RUN) in wanted and (one.origin, one.tree) not in there]
-    return tuple(sorted(missing, key=lambda one: (one.time_ms, one.id)))
-
-
 def point_at(points: Sequence[RestorePoint], at_ms: int, zone: tzinfo) -> RestorePoint:
     """The newest of the points (oldest first) that is not after `at_ms`. zone: for the times in the error.
 

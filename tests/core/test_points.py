@@ -27,7 +27,6 @@ from smartmail.core.points import (
     restore_points,
     shown,
     snapshot_from_json,
-    to_copy,
 )
 
 LONDON = ZoneInfo("Europe/London")
@@ -173,18 +172,6 @@ def test_a_point_is_partial_if_any_of_it_is() -> None:
 
 def test_snapshots_without_a_run_or_a_job_are_in_no_point() -> None:
     assert restore_points({"onsite": [snapshot("a", 1, "job=mail"), snapshot("b", 2, "run=r1")]}) == ()
-
-
-def test_what_is_still_to_be_copied_is_named_and_what_was_forgotten_there_is_not() -> None:
-    """A plain copy brings back what the offsite repository has forgotten on purpose."""
-    onsite = [*night(2), *night(1), *night(0)]
-    offsite = copied(night(1))[:1]
-    assert [one.id for one in to_copy(onsite, offsite, ["r1", "r0"])] == ["mail1", "accounts0", "mail0"]
-    assert to_copy(onsite, copied(onsite), ["r0", "r1", "r2"]) == ()
-    tagged = [replace(one, id=f"new-{one.id}", original=one.id) for one in onsite]
-    assert to_copy(tagged, copied(onsite), ["r0", "r1", "r2"]) == ()
-    wrong = [replace(one, tree="other") for one in copied(night(0))]
-    assert [one.id for one in to_copy(onsite, wrong, ["r0"])] == ["accounts0", "mail0"]
 
 
 POINTS = restore_points({"onsite": [*night(0), *night(1), *night(2)]})
