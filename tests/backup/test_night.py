@@ -171,3 +171,15 @@ async def test_only_the_jobs_that_are_named_are_run(tmp_path: Path) -> None:
     async with world(replace(plan, jobs=(*plan.jobs, config)), tmp_path) as one:
         done = await one.night.run(["other"])
         assert {each.job for each in done if each.activity is Activity.BACKUP} == {"other"}
+
+
+async def test_a_repository_that_was_changed_for_another_is_found_out(tmp_path: Path) -> None:
+    """The second copy does not ask for the chunker parameters again, unless nothing of the first is left."""
+    plan = filled(tmp_path)
+    async with world(plan, tmp_path) as one:
+        await one.night.run()
+        (tmp_path / "offsite").rename(tmp_path / "first")
+        await one.vaults["offsite"].init()
+        one.clock.now_ms += 3_600_000
+        done = await one.night.run()
+        assert [each.end.reason for each in done] == [Reason.NONE, Reason.CHUNKER_DIFFERS]
