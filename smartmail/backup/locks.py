@@ -17,7 +17,7 @@ from smartmail.core import restic as ask
 from smartmail.core.backup_due import RunState
 from smartmail.core.backup_record import End, Reason, reason_of
 
-BETWEEN_S: Final = 5.0
+BETWEEN_S: Final = 1.0
 """From the first look to the second."""
 _MARGIN_MS: Final = 60_000
 """A process that began this long after the lock is not the one that made it."""

@@ -17,11 +17,13 @@ from smartmail.backup.catalogue import Catalogue
 from smartmail.backup.copying import copy_runs, known_of, pending
 from smartmail.backup.job import Task, back_up
 from smartmail.backup.lease import LeaseHeld, Leases
-from smartmail.backup.restic import Listener
+from smartmail.backup.locks import unlock_dead
+from smartmail.backup.restic import Listener, ResticError
 from smartmail.backup.vault import Vault
 from smartmail.core.anomaly import Figures
-from smartmail.core.backup_due import Cause, Job, Run, RunState, Verdict, due_jobs, judge
-from smartmail.core.backup_plan import BackupPlan, JobPlan, RepositoryPlan
+from smartmail.core.backup_due import Cause, Job, RunState, Verdict, due_jobs, judge
+from smartmail.core.backup_facts import as_run
+from smartmail.core.backup_plan import MS_PER_HOUR, BackupPlan, JobPlan, RepositoryPlan
 from smartmail.core.backup_record import Activity, End, Reason, Record
 from smartmail.core.restic_messages import Progress
 
@@ -29,6 +31,8 @@ UNDER_LEASE: Final = frozenset(
     (Activity.BACKUP, Activity.COPY, Activity.RETENTION, Activity.PRUNE, Activity.CHECK, Activity.ERASE)
 )
 """What is only done by who holds the lease of its repository."""
+LOCKS_MS: Final = 24 * MS_PER_HOUR
+"""After something did not end well, locks are looked for so long."""
 REMEMBERED: Final = 14
 """How many runs of a job tell what is usual."""
 
@@ -96,13 +100,15 @@ class Night:
         done: list[Done] = []
         for repository in dict.fromkeys(self.plan.job(name).repository for name in wanted):
             mine = [self.plan.job(name) for name in wanted if self.plan.job(name).repository == repository]
-            done += await self._jobs(repository, mine, run)
+            done += await self._jobs(repository, mine, run, due=jobs is None)
         return done + await self._copies()
 
-    async def _jobs(self, repository: str, jobs: Sequence[JobPlan], run: str) -> list[Done]:
+    async def _jobs(self, repository: str, jobs: Sequence[JobPlan], run: str, *, due: bool) -> list[Done]:
         try:
             async with self.hold(repository):
-                return [await self._job(job, run) for job in jobs]
+                # Whoever had the lease a moment ago may have done them.
+                still = {one.job for one in await self.due([job.name for job in jobs]) if one.due or not due}
+                return [await self._job(job, run) for job in jobs if job.name in still]
         except LeaseHeld as error:
             self._watcher.log(str(error))
             return [Done(Activity.BACKUP, job.name, repository, run, held(error)) for job in jobs]
@@ -111,15 +117,40 @@ class Night:
     async def hold(self, repository: str) -> AsyncIterator[None]:
         """Be the one who works on it. Raises LeaseHeld."""
         async with self._leases.hold(repository):
-            await self._give_up(repository)
+            await self._give_up(repository, UNDER_LEASE)
+            await self._unlock(repository)
             yield
 
-    async def _give_up(self, repository: str) -> None:
+    @contextlib.asynccontextmanager
+    async def hold_drill(self, repository: str) -> AsyncIterator[None]:
+        """Be the one who drills there, beside those who work on it. Raises LeaseHeld."""
+        async with self._leases.hold(f"drill of {repository}"):
+            await self._give_up(repository, (Activity.DRILL,))
+            yield
+
+    async def _give_up(self, repository: str, activities: Collection[Activity]) -> None:
         """End the lines without an end, now that we hold the lease: whoever wrote them is gone."""
         for record in await self.catalogue.records(repository=repository, limit=100):
-            if record.activity in UNDER_LEASE and record.ended_ms is None and await self.catalogue.give_up(record):
+            if record.activity in activities and record.ended_ms is None and await self.catalogue.give_up(record):
                 what = f"{record.activity.value} {record.job or record.repository}"
                 self._watcher.log(f"{what}: run {record.run} was cut off; what is not done is done again")
+
+    async def _unlock(self, repository: str) -> None:
+        """Take away the locks of a restic that was killed. Looked for only where one may be: it costs an opening."""
+        copies = [one.name for one in self.plan.repositories if one.copy_from == repository]
+        since_ms = self.catalogue.clock() - LOCKS_MS
+        records = [
+            one for name in (repository, *copies) for one in await self.catalogue.records(repository=name, limit=20)
+        ]
+        if not any(one.started_ms > since_ms and one.state in (RunState.STARTED, RunState.FAILED) for one in records):
+            return
+        try:
+            found = await unlock_dead(self.vaults[repository], self._leases.ours(repository))
+        except ResticError as error:
+            self._watcher.log(str(error))
+            return
+        if found.removed or found.state is not RunState.OK:
+            self._watcher.log(found.words)
 
     async def _job(self, job: JobPlan, run: str) -> Done:
         records = await self.catalogue.records(Activity.BACKUP, job=job.name, limit=REMEMBERED * 2)
@@ -181,11 +212,6 @@ def run_name(now_ms: int) -> str:
     """A name for a run, that no other has: 20261124T020000Z-7f3a."""
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-
-
-def as_run(record: Record) -> Run:
-    """A line of the catalogue as the schedule sees it."""
-    return Run(record.run, record.started_ms, record.ended_ms, record.state)
 
 
 def figures_of(records: Sequence[Record]) -> tuple[Figures, ...]:

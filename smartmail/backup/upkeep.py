@@ -11,9 +11,10 @@ from smartmail.backup.drill import Brought, drill, end_of_drill, read_manifests
 from smartmail.backup.drill_files import DrillBusy
 from smartmail.backup.drill_key import publish
 from smartmail.backup.lease import LeaseHeld
-from smartmail.backup.night import Done, Night, as_run, held
+from smartmail.backup.night import Done, Night, held
 from smartmail.backup.vault import Vault
 from smartmail.core.backup_due import Job, RunState, Schedule, judge
+from smartmail.core.backup_facts import as_run, cut_off
 from smartmail.core.backup_plan import MS_PER_HOUR, RepositoryPlan
 from smartmail.core.backup_record import Activity, End, Reason, Record
 from smartmail.core.drill_report import DrillReport
@@ -51,14 +52,26 @@ class Upkeep:
     # retention
 
     async def retention_due(self, repository: RepositoryPlan) -> bool:
-        """Has something come since the last time, or is that too long ago?"""
+        """Has something come since the last time, was it cut off, or is it too long ago?"""
         if repository.keep is None or repository.append_only:
             return False
         last = await self._newest(Activity.RETENTION, repository.name)
         if last is None or last.started_ms <= self._catalogue.clock() - RETENTION_MS:
             return True
+        if await self._unfinished(repository):
+            return True
         came = await self._newest(Activity.COPY if repository.copy_from else Activity.BACKUP, repository.name)
         return came is not None and came.started_ms > last.started_ms
+
+    async def _unfinished(self, repository: RepositoryPlan) -> bool:
+        """Was it cut off between its first step and the end of the prune? What was forgotten then is still stored."""
+        last = await self._newest(Activity.RETENTION, repository.name)
+        pruned = await self._newest(Activity.PRUNE, repository.name)
+        if last is None or cut_off(last):
+            return last is not None
+        if pruned is None or pruned.id < last.id:
+            return bool(last.facts.get("removed"))
+        return cut_off(pruned)
 
     async def plan_retention(self, repository: RepositoryPlan, *, anew: bool = False) -> retaining.Planned:
         """What would go, and may it? Raises VaultError."""
@@ -88,8 +101,9 @@ class Upkeep:
 
         try:
             async with self._night.hold(repository.name):
+                unfinished = await self._unfinished(repository)
                 done = [await self._night.one(Activity.RETENTION, forget, repository=repository.name)]
-                if done[0].end.facts.get("removed"):
+                if done[0].end.facts.get("removed") or unfinished:
                     done.append(await self._night.one(Activity.PRUNE, prune, repository=repository.name))
                 return done
         except LeaseHeld as error:
@@ -165,7 +179,11 @@ class Upkeep:
                 end.words,
             )
 
-        done = await self._night.one(Activity.DRILL, work, repository=name)
+        try:
+            async with self._night.hold_drill(name):
+                done = await self._night.one(Activity.DRILL, work, repository=name)
+        except LeaseHeld as error:
+            done = Done(Activity.DRILL, "", name, "", held(error))
         return done, reports[0] if reports else None
 
     async def _newest_point(self, vault: Vault) -> RestorePoint | None:

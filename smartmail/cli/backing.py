@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
@@ -148,9 +149,10 @@ def _as_dict(done: Done) -> dict[str, object]:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; Ctrl-C stops restic in the proper order first. Raises CliError for what can be explained."""
+    """Run to the end; Ctrl-C and SIGTERM stop restic in the proper order first. Raises CliError for what can be
+    explained."""
     try:
-        return asyncio.run(main)
+        return asyncio.run(_stoppable(main))
     except (VaultError, SourceError, RestoreError) as error:
         outcome = error.outcome if isinstance(error, VaultError) else None
         code = ExitCode.UNREACHABLE if outcome in OUT_OF_REACH else ExitCode.FOUND_BAD
@@ -162,6 +164,24 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         raise CliError(error.message, remedy=error.hint) from None
     except LeaseHeld as error:
         raise CliError(str(error), remedy="wait for it to end, or see smartmail backup status") from None
+
+
+async def _stoppable(main: Coroutine[Any, Any, T]) -> T:
+    """SIGTERM as Ctrl-C: else restic would live on with nobody to hear it, and no line would say how it ended."""
+    task, told = asyncio.current_task(), asyncio.Event()
+    assert task is not None  # noqa: S101 - cannot be, within a coroutine
+
+    def stop() -> None:
+        told.set()
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    try:
+        return await main
+    except asyncio.CancelledError:
+        if told.is_set():
+            raise typer.Exit(ExitCode.TERMINATED) from None
+        raise
 
 
 def _write_locations(folder: Path, wanted: dict[Path, str]) -> None:

@@ -38,6 +38,8 @@ class ExitCode(IntEnum):
     """A database, server or file cannot be reached."""
     INTERRUPTED = 130
     """Ctrl-C: 128 + SIGINT, as shells count."""
+    TERMINATED = 143
+    """Told to end: 128 + SIGTERM."""
 
 
 class CliError(Exception):

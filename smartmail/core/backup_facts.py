@@ -4,11 +4,24 @@ nothing whole."""
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from smartmail.core.backup_due import RunState
-from smartmail.core.backup_record import Activity, Record
+from smartmail.core.backup_due import Run, RunState
+from smartmail.core.backup_record import Activity, Reason, Record
 from smartmail.core.retention import TOLERANCE_MS
 
 ENDED: Final = frozenset(RunState) - {RunState.STARTED}
+TAKEN_UP: Final = frozenset((Reason.CUT_OFF, Reason.INTERRUPTED))
+"""What ended so did not fail: it goes on under its own name, at once."""
+
+
+def cut_off(record: Record) -> bool:
+    """Was it killed or stopped before it came to its own end?"""
+    return record.ended_ms is None or record.reason in TAKEN_UP
+
+
+def as_run(record: Record) -> Run:
+    """A line of the catalogue as the schedule sees it."""
+    state = RunState.STARTED if cut_off(record) else record.state
+    return Run(record.run or str(record.id), record.started_ms, record.ended_ms, state)
 
 
 def newest(records: Iterable[Record], states: Collection[RunState]) -> Record | None:

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import tzinfo
 
-from smartmail.core.backup_due import Cause, Job, Run, RunState, Schedule, judge
-from smartmail.core.backup_facts import ENDED, fact, incomplete_runs, newest, past, words_of
+from smartmail.core.backup_due import Cause, Job, RunState, Schedule, judge
+from smartmail.core.backup_facts import ENDED, as_run, fact, incomplete_runs, newest, past, words_of
 from smartmail.core.backup_plan import BackupPlan, JobPlan, RepositoryPlan
 from smartmail.core.backup_record import Activity, Reason, Record
 from smartmail.core.coverage import coverage, readings_of
@@ -329,7 +329,7 @@ class _View:
         )
 
     def _due(self, name: str, schedule: Schedule, records: Iterable[Record]) -> tuple[Cause, int]:
-        runs = [Run(one.run or str(one.id), one.started_ms, one.ended_ms, one.state) for one in records]
+        runs = [as_run(one) for one in records]
         verdict = judge(Job(name, schedule), runs, self.zone, self.now_ms)
         return verdict.cause, verdict.next_ms
 
