@@ -90,7 +90,8 @@ class Processes:
         kill_all(descendants([os.getpid()]) - {os.getpid(), 0 if guard is None else guard.pid})
         if guard is not None and guard.stdin is not None:
             guard.stdin.close()
-            guard.wait(10)
+            # It removes the folder: hundreds of thousands of files, for some benchmarks.
+            guard.wait(1800)
         reap()
 
     def start(
