@@ -42,6 +42,8 @@ REPLIES = (
     "450 4.2.1 This mailbox is suspended",
     "550 5.2.1 This mailbox is closed",
 )
+BROUGHT = "The mailbox is back, whole."
+NO_RESTIC = "apt-get install restic"
 
 pytestmark = pytest.mark.slow
 
@@ -220,8 +222,11 @@ def test_a_busy_port_is_one_clear_line_and_nothing_is_started(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_demo_ends_by_itself_without_a_terminal_and_can_be_played_again(place: Home) -> None:
-    for _ in range(2):
-        done = run(place, (*EMBEDDED, "--demo"))
+    backup = place.data / "demo-backup"
+    restic = shutil.which("restic") is not None
+    # The second time without restic, which is quicker.
+    for other, last in (({}, BROUGHT if restic else NO_RESTIC), (nothing_installed(place), NO_RESTIC)):
+        done = run(place, (*EMBEDDED, "--demo"), other)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""
         words = " ".join(done.stdout.split())
@@ -233,14 +238,20 @@ def test_the_demo_ends_by_itself_without_a_terminal_and_can_be_played_again(plac
         assert "The month came out as it must." in words
         reports = {file.suffix for file in (place.data / "demo-monitor").glob("mail-*-operator.*")}
         assert reports == {".html", ".pdf", ".json"}
+        assert last in words
+        assert (backup / "onsite" / "config").is_file() == (last == BROUGHT), "it is emptied at the start"
+        assert ("below “Restored " in words) == (last == BROUGHT and has_dovecot())
+        assert ("left out the live mailbox: Dovecot" in words) == (last == BROUGHT and not has_dovecot())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
 def test_the_demo_leaves_the_relay_running_on_a_terminal_until_ctrl_c(place: Home, term: str) -> None:
-    code, screen = on_terminal(place, (*EMBEDDED, "--demo"), {"TERM": term, "NO_COLOR": "1"})
+    other = {"TERM": term, "NO_COLOR": "1"} | nothing_installed(place)
+    code, screen = on_terminal(place, (*EMBEDDED, "--demo"), other)
     assert code == 0, screen
+    assert NO_RESTIC in screen
     assert "All 20 replies were as they should be." in screen
     assert not re.search(r"\x1b\[(?:\d+;)*[34]\d[;m]", screen), "a colour in spite of NO_COLOR"
 
@@ -252,11 +263,26 @@ def test_ctrl_c_in_the_middle_of_the_scene_ends_it_in_order(place: Home) -> None
     assert "The end" not in screen
 
 
-def run(home: Home, command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def nothing_installed(home: Home) -> dict[str, str]:
+    """A PATH with nothing in it."""
+    return {"PATH": str(home.folder / "nothing")}
+
+
+def has_dovecot() -> bool:
+    """Is there one that the demo can set up?"""
+    binary = shutil.which("dovecot", path=f"{os.environ['PATH']}:/usr/sbin")
+    if binary is None:
+        return False
+    return subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.startswith("2.3.")
+
+
+def run(
+    home: Home, command: tuple[str, ...], other: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=home.folder,
-        env=home.environment,
+        env=home.environment | dict(other or {}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -273,7 +299,7 @@ def on_terminal(
         process = subprocess.Popen(
             command,
             cwd=home.folder,
-            env=home.environment | other,
+            env=home.environment | dict(other),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
