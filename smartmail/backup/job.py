@@ -34,6 +34,8 @@ from smartmail.core.restic_version import Outcome
 
 ROUNDS: Final = 4
 """How often folders are run again."""
+STAGED: Final = frozenset((JobKind.SQLITE, JobKind.POSTGRESQL, JobKind.DOVECOT))
+"""What is backed up of them we have just written ourselves, and nobody changes it during the walk."""
 NAMED: Final = 100
 """Items and messages that are named in the catalogue; the others are counted."""
 _MS: Final = 1_000_000
@@ -109,7 +111,10 @@ async def _backed_up(task: Task, prepared: Prepared) -> End:
     walked_ms = time.time_ns()
     found, held = await _reconciled(task, prepared, made, layout, began)
     manifest = await asyncio.to_thread(walk.still_there, sample.manifest, layout)
-    manifest = _provable(manifest, held) if layout else await asyncio.to_thread(walk.unchanged, manifest, began.at_ns)
+    if layout:
+        manifest = _provable(manifest, held)
+    elif task.job.kind not in STAGED:
+        manifest = await asyncio.to_thread(walk.unchanged, manifest, began.at_ns)
     digest = await asyncio.to_thread(_keep, Path(task.plan.folder), manifest)
     facts: dict[str, object] = {
         "snapshots": made.snapshots,

@@ -22,7 +22,7 @@ from smartmail.backup.restic import Listener, ResticError
 from smartmail.backup.vault import Vault
 from smartmail.core.anomaly import Figures
 from smartmail.core.backup_due import Cause, Job, RunState, Verdict, due_jobs, judge
-from smartmail.core.backup_facts import as_run
+from smartmail.core.backup_facts import as_run, cut_off
 from smartmail.core.backup_plan import MS_PER_HOUR, BackupPlan, JobPlan, RepositoryPlan
 from smartmail.core.backup_record import Activity, End, Reason, Record
 from smartmail.core.restic_messages import Progress
@@ -31,7 +31,7 @@ UNDER_LEASE: Final = frozenset(
     (Activity.BACKUP, Activity.COPY, Activity.RETENTION, Activity.PRUNE, Activity.CHECK, Activity.ERASE)
 )
 """What is only done by who holds the lease of its repository."""
-LOCKS_MS: Final = 24 * MS_PER_HOUR
+LOCKS_MS: Final = 48 * MS_PER_HOUR
 """After something did not end well, locks are looked for so long."""
 REMEMBERED: Final = 14
 """How many runs of a job tell what is usual."""
@@ -125,7 +125,13 @@ class Night:
     async def hold_drill(self, repository: str) -> AsyncIterator[None]:
         """Be the one who drills there, beside those who work on it. Raises LeaseHeld."""
         async with self._leases.hold(f"drill of {repository}"):
+            last = await self.catalogue.records(Activity.DRILL, repository=repository, limit=1)
             await self._give_up(repository, (Activity.DRILL,))
+            if last and cut_off(last[0]):
+                # Who works there now has looked for its locks already.
+                with contextlib.suppress(LeaseHeld):
+                    async with self.hold(repository):
+                        pass
             yield
 
     async def _give_up(self, repository: str, activities: Collection[Activity]) -> None:

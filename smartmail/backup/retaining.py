@@ -12,6 +12,7 @@ from datetime import tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from smartmail.backup.doubts import jump, lateness
 from smartmail.backup.journal import Entry, JournalError, read_journal, unsettled, write_journal
 from smartmail.backup.probe import OtherClock, other_clock
 from smartmail.backup.process import Patience
@@ -21,14 +22,13 @@ from smartmail.core import restic as ask
 from smartmail.core.backup_due import RunState
 from smartmail.core.backup_plan import BackupPlan
 from smartmail.core.backup_record import Activity, End, Reason, Record, reason_of
-from smartmail.core.points import JOB, RUN, Expected, Freshness, Snapshot, ages, shown
+from smartmail.core.points import JOB, RUN, Snapshot, shown
 from smartmail.core.restic_messages import ExitError, ItemError, Message, Plain
 from smartmail.core.restic_output import PruneReport, parse_prune
 from smartmail.core.restic_version import Outcome, sign_of
 from smartmail.core.retention import (
     Approval,
     Facts,
-    Ground,
     Group,
     Holds,
     Objection,
@@ -197,7 +197,10 @@ async def plan_retention(
     left = {} if anew else counted(records, vault.name, pending, listing)
     decided = decide(listing, vault.plan.keep, ZoneInfo(plan.zone), now_ms, holds)
     verdict = guard(decided, guards, Facts(now_ms, reference, left, tuple(anomalies)))
-    verdict = _with(verdict, _lateness(vault, plan, listing, now_ms))
+    verdict = _with(verdict, lateness(vault.plan, plan, listing, now_ms))
+    last = next(iter(_with_left(records, vault.name)), None)
+    if reference is None and not anew:
+        verdict = _with(verdict, jump(None if last is None else last.started_ms, now_ms))
     return Planned(vault.name, now_ms, decided, verdict, tuple(notes), pending)
 
 
@@ -312,20 +315,6 @@ def _with_left(records: Sequence[Record], repository: str) -> list[Record]:
 
 def _entry(planned: Planned) -> Entry:
     return Entry(planned.digest, tuple((one.id, group_of(one)) for one in planned.plan.removed))
-
-
-def _lateness(vault: Vault, plan: BackupPlan, listing: Sequence[Snapshot], now_ms: int) -> list[Objection]:
-    """The jobs whose newest snapshot is missing, or older than it may be: what is kept would soon be all there is."""
-    expected = [Expected(one.name, vault.name, vault.plan.rpo_ms) for one in plan.jobs_in(vault.name)]
-    found = []
-    for age in ages(expected, {vault.name: listing}, now_ms):
-        if age.state is Freshness.NEVER:
-            found.append(Objection(Ground.NEWEST_TOO_OLD, f"job {age.expected.job}: there is no snapshot of it"))
-        elif age.state is Freshness.STALE and age.last_ms is not None:
-            hours, most = (now_ms - age.last_ms) // 3_600_000, vault.plan.rpo_ms // 3_600_000
-            text = f"job {age.expected.job}: the newest is {hours} hours old, where {most} may be"
-            found.append(Objection(Ground.NEWEST_TOO_OLD, text))
-    return found
 
 
 def _with(verdict: Approval | Refusal, more: Sequence[Objection]) -> Approval | Refusal:
