@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plans import make_plan, put_message
+from weakkeys import make_cheap
 
 from smartmail.backup.restic import Settings, find_restic
 from smartmail.backup.vault import Vault
@@ -54,7 +55,7 @@ async def make_store(folder: Path, plan: BackupPlan | None = None, vmail: Path |
     """An empty repository."""
     plan = plan or make_plan(folder)
     vault = await open_vault(plan)
-    await vault.must(ask.init(vault.known, vault.at))
+    await make_cheap(vault)
     return Store(plan, vault, vmail or folder / "vmail")
 
 

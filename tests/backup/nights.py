@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from weakkeys import make_cheap
+
 from smartmail.backup.catalogue import Catalogue
 from smartmail.backup.lease import Leases
 from smartmail.backup.night import Night
@@ -70,7 +72,7 @@ async def world(plan: BackupPlan, folder: Path, *, init: bool = True, binary: st
     vaults = {one.name: Vault(one, restic) for one in plan.repositories}
     if init:
         for one in plan.repositories:
-            await vaults[one.name].init(vaults[one.copy_from] if one.copy_from else None)
+            await make_cheap(vaults[one.name], vaults[one.copy_from] if one.copy_from else None)
     clock, told = Clock(), Told()
 
     def fault(what: str, error: Exception) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from plans import DAY_MS, HOUR_MS, make_repository
+from weakkeys import make_cheap
 
 from smartmail.backup.checking import Checked, check, faults_of, judged
 from smartmail.backup.process import Patience
@@ -124,7 +125,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     async def make() -> None:
         vault = Vault(plan, await find_restic(Settings(folder / "cache")))
-        await vault.init()
+        await make_cheap(vault)
         for number in range(2):
             (folder / f"mail/{number}").write_bytes(os.urandom(2_000_000))
             wish = ask.Backup("mx1", ("job=mail", f"run=r{number}"), (str(folder / "mail"),))

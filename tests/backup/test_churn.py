@@ -4,12 +4,15 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pytest
 from nights import World, world
 from plans import make_plan, put_message
 
+from smartmail.backup import job as jobs
 from smartmail.core.backup_due import RunState
 from smartmail.core.maildir import base_of
 from smartmail.core.points import restore_points
@@ -20,26 +23,33 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 MESSAGES = 6_000
 
 
+@dataclass
+class Marking:
+    """How many names were changed, and what ends it."""
+
+    done: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
 @contextmanager
-def marking(cur: Path, *, times: int) -> Iterator[list[int]]:
-    """Somebody who marks all messages, with one flag and then with two, so many times. What is given counts."""
-    done = [0]
-    stop = threading.Event()
+def marking(cur: Path) -> Iterator[Marking]:
+    """Somebody who marks all messages, with one flag and then with two, until he is stopped."""
+    marks = Marking()
 
     def mark() -> None:
-        for turn in range(times):
+        for turn in count():
             for name in os.listdir(cur):
-                if stop.is_set():
+                if marks.stop.is_set():
                     return
                 os.rename(cur / name, cur / f"{base_of(name)}:2,{'FS' if turn % 2 else 'S'}")
-                done[0] += 1
+                marks.done += 1
 
     thread = threading.Thread(target=mark)
     thread.start()
     try:
-        yield done
+        yield marks
     finally:
-        stop.set()
+        marks.stop.set()
         thread.join()
 
 
@@ -60,13 +70,21 @@ def filled(folder: Path) -> tuple[Path, set[str]]:
     return maildir / "cur", {base_of(name) for name in os.listdir(maildir / "cur")}
 
 
-async def test_thousands_marked_read_during_the_walk_are_all_in_the_restore_point(tmp_path: Path) -> None:
+async def test_thousands_marked_read_during_the_walk_are_all_in_the_restore_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cur, every = filled(tmp_path)
+    whole = jobs._snapshot
     async with world(make_plan(tmp_path), tmp_path) as one:
-        # restic takes a second to open its repository: by so many turns they are still at it when it reads the folder.
-        with marking(cur, times=20) as renamed:
+        with marking(cur) as marks:
+
+            async def walked(*given: object) -> None:
+                await whole(*given)  # type: ignore[arg-type]
+                marks.stop.set()
+
+            monkeypatch.setattr(jobs, "_snapshot", walked)
             done = await one.night.run()
-        assert renamed[0] >= MESSAGES
+        assert marks.done
         assert (done[0].end.state, done[0].end.facts["missed"]) == (RunState.OK, 0)
         assert await absent(one, every) == set()
 
@@ -74,7 +92,7 @@ async def test_thousands_marked_read_during_the_walk_are_all_in_the_restore_poin
 async def test_what_a_folder_that_never_rests_has_lost_is_said_and_the_next_night_has_it(tmp_path: Path) -> None:
     cur, every = filled(tmp_path)
     async with world(make_plan(tmp_path), tmp_path) as one:
-        with marking(cur, times=1_000_000):
+        with marking(cur):
             done = await one.night.run()
         lost = await absent(one, every)
         assert len(lost) == done[0].end.facts["missed"]

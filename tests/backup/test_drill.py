@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from plans import HOURLY, make_plan, make_repository, put_message
+from weakkeys import make_cheap
 
 from smartmail.backup import drill_files
 from smartmail.backup.drill import Brought, drill, end_of_drill, read_manifests
@@ -104,8 +105,8 @@ async def make_world(folder: Path) -> World:
     make_database(database)
     tool = await find_restic(Settings(folder / "cache"))
     onsite, offsite = (Vault(plan.repository(one), tool) for one in ("onsite", "offsite"))
-    await onsite.must(ask.init(tool.known, onsite.at))
-    await offsite.must(ask.init(tool.known, offsite.at, onsite.at))
+    await make_cheap(onsite)
+    await make_cheap(offsite, onsite)
     for job in plan.jobs:
         wish = ask.Backup(plan.host, (f"job={job.name}", f"run={RUN}"), job.paths)
         await onsite.must(ask.backup(tool.known, onsite.at, wish))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from plans import make_repository
+from weakkeys import make_cheap
 
 from smartmail.backup.locks import lock_age, process_began, unlock_dead, why_alive
 from smartmail.backup.restic import Settings, find_restic
@@ -132,7 +133,7 @@ def test_when_a_process_began() -> None:
 async def test_the_lock_of_a_killed_restic(tmp_path: Path) -> None:
     plan = make_repository(tmp_path, "onsite")
     vault = Vault(plan, await find_restic(Settings(tmp_path / "cache")))
-    await vault.init()
+    await make_cheap(vault)
     now_ms = time.time_ns() // 1_000_000
     assert (await lock_age(vault, now_ms)).age_ms is None
     env = {

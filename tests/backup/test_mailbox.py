@@ -366,7 +366,7 @@ async def test_of_a_damaged_repository_comes_what_is_whole(
         run = await real(self, command, *more)  # type: ignore[arg-type]
         target = next(one for one in command.argv if one.startswith("--target=")).removeprefix("--target=")
         min(Path(target).rglob("*S=*")).unlink()
-        return replace(run, outcome=Outcome.DAMAGED, tail=("Fatal: There were 1 errors",))
+        return replace(run, outcome=Outcome.DAMAGED, stderr=("Fatal: There were 1 errors",))
 
     monkeypatch.setattr(Counting, "run", damaged)
     done = await restore(store.vault, store.plan, found)

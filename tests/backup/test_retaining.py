@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from plans import DAY_MS, HOUR_MS, make_plan
 from served import SECRET, at, rclone
+from weakkeys import make_cheap
 
 from smartmail.backup.checking import check
 from smartmail.backup.journal import JournalError, read_journal, write_journal
@@ -363,7 +364,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     async def make() -> None:
         plan = make_plan(folder)
         place = Place(folder, await find_restic(Settings(folder / "cache")), plan)
-        await place.vault.init()
+        await make_cheap(place.vault)
         for day in range(19, 25):
             place.backup(f"2026-11-{day} 02:00:00", "job=mail", f"run=r{day}")
 

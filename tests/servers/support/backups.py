@@ -14,7 +14,7 @@ from typing import Any
 
 from support.forking import Forked, fork
 from support.processes import eventually
-from support.weakkeys import cheapen
+from weakkeys import cheapen
 
 from smartmail.core.backup_record import Activity, Record
 from smartmail.store import backups

@@ -11,6 +11,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
+from smartmail.backup.vault import Vault
+from smartmail.core.restic_output import RepositoryConfig
+
 CHEAP = {"N": 16, "r": 1, "p": 1}
 
 
@@ -46,3 +49,12 @@ def _ciphered(keys: bytes, nonce: bytes, text: bytes) -> bytes:
 def _tag(keys: bytes, nonce: bytes, text: bytes) -> bytes:
     cipher = Cipher(algorithms.AES(keys[32:48]), modes.ECB()).encryptor()
     return Poly1305.generate_tag(keys[48:] + cipher.update(nonce) + cipher.finalize(), text)
+
+
+async def make_cheap(vault: Vault, like: Vault | None = None) -> RepositoryConfig:
+    """Make a repository, and one that is cheap to open where it is a folder of this machine."""
+    made = await vault.init(like)
+    location = Path(Path(vault.at.repository_file).read_text().strip())
+    if location.is_dir():
+        cheapen(location, Path(vault.at.password_file).read_text().strip())
+    return made
